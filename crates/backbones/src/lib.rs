@@ -1,0 +1,1 @@
+//! Trainable backbones and their parameter store.

@@ -1,0 +1,93 @@
+//! What a kernel can refuse. Never a silent repair: what cannot be computed is one of these.
+
+/// Result of a kernel.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a kernel refused its input, or could not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A tensor of the wrong rank or with dimensions that do not fit.
+    #[error("{op}: `{name}` has shape {got:?}, expected {expected}")]
+    Shape {
+        /// The op.
+        op: &'static str,
+        /// The argument.
+        name: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+        /// What the op takes, in words.
+        expected: String,
+    },
+    /// A dtype that the op does not take.
+    #[error("{op}: dtype {got:?}, expected float32 or float64")]
+    Dtype {
+        /// The op.
+        op: &'static str,
+        /// The dtype.
+        got: candle_core::DType,
+    },
+    /// An attribute outside its range.
+    #[error("{op}: `{name}` = {value}, expected {expected}")]
+    Attribute {
+        /// The op.
+        op: &'static str,
+        /// The attribute.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The range, in words.
+        expected: &'static str,
+    },
+    /// NaN or infinity in the input.
+    #[error("{op}: `{name}` has a value that is not finite, in batch entry {batch}")]
+    NonFinite {
+        /// The op.
+        op: &'static str,
+        /// The argument.
+        name: &'static str,
+        /// The batch entry.
+        batch: usize,
+    },
+    /// A matrix that should be symmetric is not.
+    #[error("{op}: batch entry {batch} is not symmetric (largest asymmetry {asymmetry:.3e}, relative to its largest entry)")]
+    NotSymmetric {
+        /// The op.
+        op: &'static str,
+        /// The batch entry.
+        batch: usize,
+        /// Largest `|a_ij − a_ji|` relative to the largest entry.
+        asymmetry: f64,
+    },
+    /// A matrix that should be positive definite is not.
+    #[error("{op}: batch entry {batch} is not positive definite (smallest eigenvalue {eigenvalue:.3e})")]
+    NotPositiveDefinite {
+        /// The op.
+        op: &'static str,
+        /// The batch entry.
+        batch: usize,
+        /// The smallest eigenvalue.
+        eigenvalue: f64,
+    },
+    /// An iteration did not converge.
+    #[error("{op}: batch entry {batch} did not converge in {iterations} iterations")]
+    NoConvergence {
+        /// The op.
+        op: &'static str,
+        /// The batch entry.
+        batch: usize,
+        /// Iterations made.
+        iterations: usize,
+    },
+    /// The tensor library refused.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Tensor(inner) => inner,
+            other => candle_core::Error::wrap(other),
+        }
+    }
+}

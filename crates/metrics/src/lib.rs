@@ -1,0 +1,1 @@
+//! Classification, retrieval, calibration and manifold metrics: slices in, f64 out.

@@ -1,0 +1,108 @@
+//! The journal survives what a crash can do to it, and refuses what a crash cannot.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use proptest::prelude::*;
+use records::journal::{self, JournalError};
+use records::record::RECORD_FORMAT;
+use records::{Digest, EpochPoint, Journal, Provenance, Record, Stage, Status};
+
+fn record(trial: &str, attempt: u32, status: Status) -> Record {
+    Record {
+        format: RECORD_FORMAT,
+        trial: trial.into(),
+        attempt,
+        cell: "ce.leaf.narrow-0123456789".into(),
+        suite: "s".into(),
+        method: "ce".into(),
+        dataset: "leaf".into(),
+        backbone: "narrow".into(),
+        seed: 42,
+        status,
+        scores: None,
+        best: None,
+        curve: vec![EpochPoint {
+            epoch: 1,
+            loss: 0.1 + 0.2,
+            terms: BTreeMap::from([("ce_anchor".into(), 1.0 / 3.0)]),
+            learning_rate: 3e-4,
+            gradient_norm: 1.5,
+            diagnostics: BTreeMap::new(),
+            test_top1: Some(1.0 / 7.0),
+        }],
+        cost: None,
+        data: None,
+        predictions: None,
+        weights: Some(Digest::of(b"weights")),
+        provenance: Provenance {
+            version: "0.1.0".into(),
+            revision: None,
+            dirty: None,
+            dependencies: Digest::of(b"lock"),
+            build: "dev".into(),
+            device: "cpu".into(),
+            cpu: "some".into(),
+            threads: 2,
+            platform: "linux-x86_64".into(),
+        },
+        config: serde_json::json!({"b": 1, "a": [1.5, null]}),
+    }
+}
+
+fn failed(message: &str) -> Status {
+    Status::Failed { stage: Stage::Train, message: message.into() }
+}
+
+#[test]
+fn appended_records_come_back_exactly_and_the_latest_attempt_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.jsonl");
+    let written = [record("a-s1", 1, failed("killed")), record("b-s1", 1, Status::Done), record("a-s1", 2, Status::Done)];
+    let (mut journal, before) = Journal::open(&path).unwrap();
+    assert!(before.all.is_empty());
+    written.iter().for_each(|r| journal.append(r).unwrap());
+    let read = journal::read(&path).unwrap();
+    assert_eq!(read.all, written);
+    assert_eq!(read.latest()["a-s1"].attempt, 2);
+    assert!(read.torn.is_none());
+}
+
+#[test]
+fn what_a_crash_cannot_cause_is_an_error_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.jsonl");
+    let line = serde_json::to_string(&record("a-s1", 1, Status::Done)).unwrap();
+    let open = |text: String| {
+        std::fs::write(&path, text).unwrap();
+        journal::read(&path).unwrap_err()
+    };
+    assert!(matches!(open(format!("{line}\n{line}\n")), JournalError::Duplicate { line: 2, first: 1, .. }));
+    assert!(matches!(open(format!("{line}\nnonsense\n")), JournalError::Line { line: 2, .. }));
+    assert!(matches!(open(line.replace("\"format\":1", "\"format\":9") + "\n"), JournalError::Newer { found: 9, .. }));
+    let misspelt = line.replace("\"attempt\"", "\"atempt\"") + "\n";
+    assert!(open(misspelt).to_string().contains("atempt"));
+}
+
+proptest! {
+    /// Cut the file anywhere: every whole line survives, the torn one is dropped with a warning, and the
+    /// journal goes on from there.
+    #[test]
+    fn a_journal_cut_anywhere_keeps_its_whole_lines(cut in 0usize..6000) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("records.jsonl");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        let written: Vec<Record> = (0..4).map(|i| record(&format!("t{i}-s1"), 1, failed("x"))).collect();
+        written.iter().for_each(|r| journal.append(r).unwrap());
+        drop(journal);
+        let bytes = std::fs::read(&path).unwrap();
+        let cut = cut.min(bytes.len());
+        std::fs::File::create(&path).unwrap().write_all(&bytes[..cut]).unwrap();
+        let whole = bytes[..cut].iter().filter(|&&b| b == b'\n').count();
+        let (mut journal, records) = Journal::open(&path).unwrap();
+        prop_assert_eq!(&records.all[..], &written[..whole]);
+        prop_assert_eq!(records.torn.is_some(), cut > 0 && bytes[cut - 1] != b'\n');
+        journal.append(&record("next-s1", 1, Status::Done)).unwrap();
+        prop_assert_eq!(journal::read(&path).unwrap().all.len(), whole + 1);
+    }
+}

@@ -1,0 +1,60 @@
+//! Tolerances belong to an algorithm class and a dtype; they live here and are never typed inline.
+
+/// The error measure of the oracle files: the largest relative Frobenius error over the batch,
+/// `max ‖got − want‖ / ‖want‖`, and `‖got‖` where `want` is 0. NaN and infinity give infinity.
+///
+/// # Panics
+/// If the two differ in length, or the length is no multiple of `item`, the number of values in one batch entry.
+pub fn relative_error(got: &[f64], want: &[f64], item: usize) -> f64 {
+    assert_eq!(got.len(), want.len(), "lengths of got and want");
+    assert!(item > 0 && want.len() % item == 0, "{} values are no batch of {item}", want.len());
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    let mut worst = 0.0f64;
+    for (g, w) in got.chunks(item).zip(want.chunks(item)) {
+        let difference = norm(&mut g.iter().zip(w).map(|(a, b)| a - b));
+        let scale = norm(&mut w.iter().copied());
+        let error = if scale == 0.0 { difference } else { difference / scale };
+        if !error.is_finite() {
+            return f64::INFINITY;
+        }
+        worst = worst.max(error);
+    }
+    worst
+}
+
+/// Bars for one dtype.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// For outputs.
+    pub value: f64,
+    /// For gradients.
+    pub gradient: f64,
+}
+
+/// Kernels against the oracle files, run on float64 tensors.
+pub const ORACLE_F64: Tolerance = Tolerance { value: 1e-10, gradient: 1e-8 };
+/// Kernels against the oracle files, run on float32 tensors.
+pub const ORACLE_F32: Tolerance = Tolerance { value: 1e-5, gradient: 1e-4 };
+/// Central differences in float64 along a random direction, step 1e-5: truncation and rounding allow about 1e-7.
+pub const FINITE_DIFFERENCE: f64 = 1e-6;
+/// Identities in float64 (log∘exp, sqrt², …) at moderate condition numbers.
+pub const IDENTITY_F64: f64 = 1e-10;
+
+/// Panics with the numbers unless `got` is within `bar` of `want` by [`relative_error`].
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f64], want: &[f64], item: usize, bar: f64) {
+    let error = relative_error(got, want, item);
+    assert!(error <= bar, "{what}: relative error {error:.2e} is above {bar:.0e}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_never_passes_and_zero_is_absolute() {
+        assert_eq!(relative_error(&[f64::NAN, 0.0], &[1.0, 0.0], 1), f64::INFINITY);
+        assert_eq!(relative_error(&[0.25], &[0.0], 1), 0.25);
+        assert_eq!(relative_error(&[1.0, 3.0], &[1.0, 2.0], 1), 0.5);
+    }
+}

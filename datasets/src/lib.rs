@@ -1,0 +1,1 @@
+//! Datasets of ultra-fine-grained images: sources, decoding, augmentation, samplers.
