@@ -1,2 +1,29 @@
-//! The command `bench`.
-fn main() {}
+//! The command `bench`: plans a suite, runs its trials, keeps their records and reports them.
+
+mod cli;
+mod clock;
+mod commands;
+mod display;
+mod environment;
+mod error;
+mod files;
+mod host;
+mod plan;
+mod run;
+mod select;
+mod suite;
+mod trial;
+
+use clap::Parser;
+
+#[expect(clippy::exit, reason = "main alone ends the process")]
+fn main() {
+    let code = match cli::Cli::parse().dispatch() {
+        Ok(code) => code,
+        Err(error) => {
+            error.show();
+            error.exit_code()
+        }
+    };
+    std::process::exit(code);
+}

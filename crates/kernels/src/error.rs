@@ -49,7 +49,9 @@ pub enum Error {
         batch: usize,
     },
     /// A matrix that should be symmetric is not.
-    #[error("{op}: batch entry {batch} is not symmetric (largest asymmetry {asymmetry:.3e}, relative to its largest entry)")]
+    #[error(
+        "{op}: batch entry {batch} is not symmetric (largest asymmetry {asymmetry:.3e}, relative to its largest entry)"
+    )]
     NotSymmetric {
         /// The op.
         op: &'static str,
@@ -77,6 +79,50 @@ pub enum Error {
         batch: usize,
         /// Iterations made.
         iterations: usize,
+    },
+    /// Two arguments that should share a dtype do not.
+    #[error("{op}: dtypes {left:?} and {right:?} differ; convert one of them")]
+    DtypeMismatch {
+        /// The op.
+        op: &'static str,
+        /// Dtype of the first argument.
+        left: candle_core::DType,
+        /// Dtype of the second argument.
+        right: candle_core::DType,
+    },
+    /// An index that points outside what it indexes.
+    #[error("{op}: `{name}` holds the index {index}, expected less than {len}")]
+    Index {
+        /// The op.
+        op: &'static str,
+        /// The argument.
+        name: &'static str,
+        /// The index.
+        index: usize,
+        /// How many entries there are.
+        len: usize,
+    },
+    /// Factorisations that were prepared for different metrics.
+    #[error("{op}: prepared for the metrics {left:?} and {right:?}; prepare both for the same one")]
+    MetricMismatch {
+        /// The op.
+        op: &'static str,
+        /// Metric of the first.
+        left: crate::spd::Metric,
+        /// Metric of the second.
+        right: crate::spd::Metric,
+    },
+    /// A transport problem without a plan: a row or column of the cost is infinite everywhere.
+    #[error("{op}: no plan in batch entry {batch}: {line} {index} of the cost is infinite everywhere")]
+    Infeasible {
+        /// The op.
+        op: &'static str,
+        /// The batch entry.
+        batch: usize,
+        /// `row` or `column`.
+        line: &'static str,
+        /// Which one.
+        index: usize,
     },
     /// The tensor library refused.
     #[error(transparent)]

@@ -1,0 +1,162 @@
+//! Optimisers, schedules and moving averages of the protocol.
+//!
+//! Arithmetic is float64 inside, whatever the dtype of the parameters; state has the dtype of its parameter. State
+//! is exact: what `state` gives and `load_state` takes continues with the same bits.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+
+use crate::nn::buffers::{Held, Real, by_dtype, check_dtype};
+use crate::{Error, Result};
+
+mod adamw;
+mod ema;
+mod schedule;
+mod sgd;
+
+pub use adamw::{AdamW, AdamWConfig};
+pub use ema::Ema;
+pub use schedule::{CosineSchedule, cosine_decay};
+pub use sgd::{Sgd, SgdConfig};
+
+/// A trainable tensor.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// Unique name, such as `layer1.0.conv1.weight`.
+    pub name: String,
+    /// The values.
+    pub var: Var,
+    /// Whether weight decay applies.
+    pub decay: bool,
+}
+
+impl Parameter {
+    /// A parameter that decays if it has at least two dimensions: norms and biases do not.
+    pub fn new(name: impl Into<String>, var: Var) -> Self {
+        let decay = var.rank() >= 2;
+        Self { name: name.into(), var, decay }
+    }
+}
+
+/// Saved state that does not belong to these parameters. Wrapped in [`Error::Tensor`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the saved state does not fit: missing {missing:?}, unexpected {unexpected:?}, wrong shape or dtype {misfits:?}; it \
+     belongs to another configuration or build"
+)]
+pub struct StateError {
+    /// Names that the state should hold and does not.
+    pub missing: Vec<String>,
+    /// Names under the same prefix that nobody asked for.
+    pub unexpected: Vec<String>,
+    /// Names whose tensors have another shape or dtype.
+    pub misfits: Vec<String>,
+}
+
+/// Euclidean norm of all gradients together, `√(Σ g²)`, summed in float64 in the order of `params`. Parameters without
+/// a gradient count as zero. NaN and infinity show in the result.
+///
+/// # Errors
+/// [`Error::Dtype`], or what the tensor library refuses.
+pub fn gradient_norm(params: &[Parameter], grads: &GradStore) -> Result<f64> {
+    let mut sum = 0.0;
+    for gradient in params.iter().filter_map(|p| grads.get(p.var.as_tensor())) {
+        let gradient = on_cpu("gradient_norm", gradient)?;
+        let held = Held::new(&gradient);
+        sum += by_dtype!(gradient, T => {
+            Ok(held.slice::<T>()?.iter().map(|g| g.up() * g.up()).sum::<f64>())
+        })?;
+    }
+    Ok(sum.sqrt())
+}
+
+/// Factor that brings gradients of this norm down to `max_norm`: `min(1, max_norm / (norm + 1e-6))`, as PyTorch's
+/// `clip_grad_norm_`.
+///
+/// # Errors
+/// [`Error::Attribute`] for a norm that is not finite (the step has diverged) or a `max_norm` that is not positive.
+pub fn clip_scale(norm: f64, max_norm: f64) -> Result<f64> {
+    let attribute = |name, value, expected| Error::Attribute { op: "clip_scale", name, value, expected };
+    if !norm.is_finite() {
+        return Err(attribute("norm", norm, "a finite gradient norm"));
+    }
+    if max_norm.is_nan() || max_norm <= 0.0 {
+        return Err(attribute("max_norm", max_norm, "a positive number"));
+    }
+    Ok((max_norm / (norm + 1e-6)).min(1.0))
+}
+
+/// Contiguous, on the CPU, of a float dtype; no copy if it is so already.
+fn on_cpu(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
+    check_dtype(op, tensor)?;
+    Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
+}
+
+/// Refuses a value outside `low..` or not finite.
+fn check_at_least(op: &'static str, name: &'static str, value: f64, low: f64, expected: &'static str) -> Result<()> {
+    if value.is_finite() && value >= low {
+        return Ok(());
+    }
+    Err(Error::Attribute { op, name, value, expected })
+}
+
+/// Refuses a momentum outside `[0, 1)`.
+fn check_momentum(op: &'static str, name: &'static str, value: f64) -> Result<()> {
+    if (0.0..1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::Attribute { op, name, value, expected: "a number in [0, 1)" })
+}
+
+/// Refuses two parameters of one name, whose state would be one entry, and dtypes that are no floats.
+fn check_parameters(op: &'static str, params: &[Parameter]) -> Result<()> {
+    let mut names = std::collections::BTreeSet::new();
+    for parameter in params {
+        check_dtype(op, &parameter.var)?;
+        if !names.insert(parameter.name.as_str()) {
+            return Err(candle_core::Error::Msg(format!("{op}: two parameters are called `{}`", parameter.name)).into());
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of a parameter on the CPU, checked against it; `None` without one.
+fn gradient_of(op: &'static str, parameter: &Parameter, grads: &GradStore) -> Result<Option<Tensor>> {
+    let Some(gradient) = grads.get(parameter.var.as_tensor()) else { return Ok(None) };
+    if gradient.dims() != parameter.var.dims() {
+        let expected = format!("{:?}, the shape of `{}`", parameter.var.dims(), parameter.name);
+        return Err(Error::Shape { op, name: "gradient", got: gradient.dims().to_vec(), expected });
+    }
+    if gradient.dtype() != parameter.var.dtype() {
+        return Err(Error::Dtype { op, got: gradient.dtype() });
+    }
+    on_cpu(op, gradient).map(Some)
+}
+
+/// Takes the entries of `state` that start with `prefix` and must be exactly `like`, in name, shape and dtype.
+fn take_state<'a>(
+    prefix: &str,
+    state: &'a BTreeMap<String, Tensor>,
+    like: &BTreeMap<String, Tensor>,
+) -> Result<BTreeMap<&'a str, &'a Tensor>> {
+    let saved: BTreeMap<&str, &Tensor> =
+        state.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(name, t)| (name.as_str(), t)).collect();
+    let missing: Vec<String> = like.keys().filter(|name| !saved.contains_key(name.as_str())).cloned().collect();
+    let unexpected = saved.keys().filter(|name| !like.contains_key(**name)).map(|name| name.to_string()).collect();
+    let misfits: Vec<String> = like
+        .iter()
+        .filter_map(|(name, like)| {
+            let got = saved.get(name.as_str())?;
+            (got.dims() != like.dims() || got.dtype() != like.dtype()).then(|| {
+                format!("{name}: {:?} {:?}, expected {:?} {:?}", got.dtype(), got.dims(), like.dtype(), like.dims())
+            })
+        })
+        .collect();
+    let error = StateError { missing, unexpected, misfits };
+    if error.missing.is_empty() && error.unexpected.is_empty() && error.misfits.is_empty() {
+        return Ok(saved);
+    }
+    Err(candle_core::Error::wrap(error).into())
+}

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Best, Cost, DatasetFacts, EpochPoint, FileRef, Scores, Stage, Status};
 use crate::identity::Digest;
+use crate::record::{Best, Cost, DatasetFacts, EpochPoint, FileRef, Scores, Stage, Status};
 
 /// One event of a trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,15 @@ pub struct Outcome {
 impl Outcome {
     /// An outcome that has nothing but a status.
     pub fn bare(status: Status) -> Self {
-        Self { status, scores: None, best: None, curve: vec![], cost: None, data: None, predictions: None, weights: None }
+        Self {
+            status,
+            scores: None,
+            best: None,
+            curve: vec![],
+            cost: None,
+            data: None,
+            predictions: None,
+            weights: None,
+        }
     }
 }

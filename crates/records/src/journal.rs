@@ -23,6 +23,14 @@ pub enum JournalError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A record that would not be the same when read back.
+    #[error("the record of {trial} would not come back from {path} as it is: a number in it is not finite")]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The trial.
+        trial: String,
+    },
     /// A line that is no record.
     #[error("{path}:{line}: not a record: {reason}")]
     Line {
@@ -94,12 +102,7 @@ impl Journal {
     /// on a line of its own; the records that were there come back.
     pub fn open(path: &Path) -> Result<(Self, Records), JournalError> {
         let io_error = |action| move |source| JournalError::Io { action, path: path.to_owned(), source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(io_error("open"))?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io_error("open"))?;
         let mut text = Vec::new();
         let is_regular = file.metadata().map_err(io_error("read"))?.is_file();
         if is_regular {
@@ -114,10 +117,14 @@ impl Journal {
     }
 
     /// Appends one record and waits until it is on the disk. A record that could only be written in part is
-    /// taken back.
+    /// taken back; one with a number that is not finite is refused.
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         let io_error = |source| JournalError::Io { action: "append to", path: self.path.clone(), source };
         let mut line = serde_json::to_vec(record).map_err(|e| io_error(e.into()))?;
+        // JSON has no NaN: it would come back as nothing, or make the line unreadable.
+        if serde_json::from_slice::<Record>(&line).ok().as_ref() != Some(record) {
+            return Err(JournalError::NotFinite { path: self.path.clone(), trial: record.trial.clone() });
+        }
         line.push(b'\n');
         let before = self.file.metadata().map_err(io_error)?.len();
         let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
@@ -131,8 +138,8 @@ impl Journal {
 
 /// Reads a journal without opening it for writing.
 pub fn read(path: &Path) -> Result<Records, JournalError> {
-    let bytes = std::fs::read(path)
-        .map_err(|source| JournalError::Io { action: "read", path: path.to_owned(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| JournalError::Io { action: "read", path: path.to_owned(), source })?;
     Ok(parse(path, &bytes)?.0)
 }
 

@@ -48,9 +48,7 @@ pub fn from_csv(text: &str) -> Result<Vec<Prediction>, String> {
         _ => return Err(format!("line 1: expected the header `{HEADER}`")),
     }
     lines
-        .map(|(index, line)| {
-            parse_row(line).ok_or_else(|| format!("line {}: `{line}` is no prediction", index + 1))
-        })
+        .map(|(index, line)| parse_row(line).ok_or_else(|| format!("line {}: `{line}` is no prediction", index + 1)))
         .collect()
 }
 

@@ -176,8 +176,8 @@ pub struct Scores {
     pub recall_at_1: f64,
     /// The same among the nearest four.
     pub recall_at_4: f64,
-    /// Mean average precision at R.
-    pub map_at_r: f64,
+    /// Mean average precision at R; none if no class has two images.
+    pub map_at_r: Option<f64>,
     /// Accuracy of each class, by class id; none where a class has no test image.
     pub per_class: Vec<Option<f64>>,
 }

@@ -58,7 +58,8 @@ fn failed(message: &str) -> Status {
 fn appended_records_come_back_exactly_and_the_latest_attempt_counts() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("records.jsonl");
-    let written = [record("a-s1", 1, failed("killed")), record("b-s1", 1, Status::Done), record("a-s1", 2, Status::Done)];
+    let written =
+        [record("a-s1", 1, failed("killed")), record("b-s1", 1, Status::Done), record("a-s1", 2, Status::Done)];
     let (mut journal, before) = Journal::open(&path).unwrap();
     assert!(before.all.is_empty());
     written.iter().for_each(|r| journal.append(r).unwrap());
@@ -66,6 +67,24 @@ fn appended_records_come_back_exactly_and_the_latest_attempt_counts() {
     assert_eq!(read.all, written);
     assert_eq!(read.latest()["a-s1"].attempt, 2);
     assert!(read.torn.is_none());
+}
+
+#[test]
+fn a_number_that_is_not_finite_is_refused_and_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.jsonl");
+    let (mut journal, _) = Journal::open(&path).unwrap();
+    let edits: [fn(&mut Record); 3] = [
+        |r| r.curve[0].loss = f64::NAN,
+        |r| r.curve[0].test_top1 = Some(f64::INFINITY),
+        |r| r.curve[0].terms = BTreeMap::from([("ce_anchor".into(), f64::NAN)]),
+    ];
+    for edit in edits {
+        let mut bad = record("a-s1", 1, Status::Done);
+        edit(&mut bad);
+        assert!(matches!(journal.append(&bad), Err(JournalError::NotFinite { .. })));
+    }
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
 }
 
 #[test]

@@ -37,7 +37,9 @@ impl Array {
 #[derive(Debug, thiserror::Error)]
 pub enum OracleError {
     /// The file or folder could not be read.
-    #[error("cannot read {path}: {source} (the oracle files lie in the folder `shared` beside the project; set UFG_BENCH_SHARED to use another)")]
+    #[error(
+        "cannot read {path}: {source} (the oracle files lie in the folder `shared` beside the project; set UFG_BENCH_SHARED to use another)"
+    )]
     Read {
         /// What was to be read.
         path: PathBuf,

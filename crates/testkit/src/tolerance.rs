@@ -7,7 +7,7 @@
 /// If the two differ in length, or the length is no multiple of `item`, the number of values in one batch entry.
 pub fn relative_error(got: &[f64], want: &[f64], item: usize) -> f64 {
     assert_eq!(got.len(), want.len(), "lengths of got and want");
-    assert!(item > 0 && want.len() % item == 0, "{} values are no batch of {item}", want.len());
+    assert!(item > 0 && want.len().is_multiple_of(item), "{} values are no batch of {item}", want.len());
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
     let mut worst = 0.0f64;
     for (g, w) in got.chunks(item).zip(want.chunks(item)) {
@@ -39,6 +39,28 @@ pub const ORACLE_F32: Tolerance = Tolerance { value: 1e-5, gradient: 1e-4 };
 pub const FINITE_DIFFERENCE: f64 = 1e-6;
 /// Identities in float64 (log∘exp, sqrt², …) at moderate condition numbers.
 pub const IDENTITY_F64: f64 = 1e-10;
+
+/// Optimisers, schedules and averages in float64 against plain loops, over tens of steps.
+pub const OPTIMISER_F64: f64 = 1e-12;
+/// Bars of a backbone against the parity files.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BackboneTolerance {
+    /// Features and logits with given statistics.
+    pub eval: f64,
+    /// Features with the statistics of the batch.
+    pub train: f64,
+    /// Gradients, the median over parameters.
+    pub median_gradient: f64,
+    /// Gradients, the worst parameter.
+    pub worst_gradient: f64,
+}
+
+/// Backbones in float64: the bars that prove the wiring.
+pub const BACKBONE_F64: BackboneTolerance =
+    BackboneTolerance { eval: 1e-9, train: 1e-9, median_gradient: 1e-7, worst_gradient: 1e-6 };
+/// Backbones in float32.
+pub const BACKBONE_F32: BackboneTolerance =
+    BackboneTolerance { eval: 1e-5, train: 1e-3, median_gradient: 5e-3, worst_gradient: 0.2 };
 
 /// Panics with the numbers unless `got` is within `bar` of `want` by [`relative_error`].
 #[track_caller]

@@ -1,0 +1,15 @@
+//! Optimal transport: log-domain Sinkhorn, the doubly-stochastic graph of an image's tokens, and the sum over its edges.
+//!
+//! Tensors are float32 or float64; plans and graphs are computed in float64 inside. Tensors that lie on another
+//! device are copied to the host and back.
+
+mod aggregate;
+mod cost;
+mod graph;
+mod scaling;
+mod sinkhorn;
+mod stabilised;
+
+pub use aggregate::aggregate;
+pub use graph::{DsotConfig, DsotGraph, dsot_graph};
+pub use sinkhorn::{SinkhornConfig, sinkhorn};

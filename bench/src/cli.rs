@@ -1,0 +1,123 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+use crate::error::{ExpectedError, exit};
+
+/// A reproducibility benchmark for metric-learning losses on ultra-fine-grained images.
+///
+/// `bench --suite S` plans what is outstanding of a suite, runs it, and reports. The same command again goes on
+/// where it stopped.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done · 2 usage or suite file invalid · 3 environment (data, device, disk) · \
+                        4 nothing selected · 5 trials outstanding (interrupted) · 10 some trials failed")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+/// Arguments of a run.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Name of a suite (see `bench list suites`) or path of a suite file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) suite: Option<String>,
+    /// Run directory [default: runs/<suite>]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Only the trials that match, such as 'method=ce|triplet,dataset=soy*'; may be given several times
+    #[arg(long, value_name = "EXPR")]
+    pub(crate) only: Vec<String>,
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: String,
+    /// Trials at a time, which share the cores
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: u16,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Cells and trials of a suite, what is done and what is outstanding; runs nothing
+    Plan {
+        /// Name of a suite or path of a suite file
+        #[arg(long, value_name = "NAME|FILE")]
+        suite: String,
+        /// Run directory [default: runs/<suite>]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Only the trials that match
+        #[arg(long, value_name = "EXPR")]
+        only: Vec<String>,
+    },
+    /// Rebuild results.csv, summary.csv and report.md from the records of a run
+    Report {
+        /// Run directory
+        run: PathBuf,
+    },
+    /// What is done, failed and outstanding of a run
+    Status {
+        /// Run directory
+        run: PathBuf,
+    },
+    /// The methods, datasets, backbones or suites that there are
+    List {
+        /// Which; all of them if left out
+        what: Option<Listing>,
+    },
+    /// Carry out one trial that is told on stdin (for `bench` itself)
+    #[command(hide = true)]
+    Trial,
+}
+
+/// What can be listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Listing {
+    /// Methods of the registry.
+    Methods,
+    /// Kinds of datasets.
+    Datasets,
+    /// Kinds of backbones.
+    Backbones,
+    /// Suites that can be given by name.
+    Suites,
+}
+
+impl Cli {
+    /// Does what was asked for and returns the exit code.
+    pub(crate) fn dispatch(self) -> Result<i32, ExpectedError> {
+        match self.command {
+            None => commands::run::run(&self.run),
+            Some(Command::Plan { suite, out, only }) => commands::plan::plan(&suite, out, &only),
+            Some(Command::Report { run }) => commands::report::report(&run),
+            Some(Command::Status { run }) => commands::status::status(&run),
+            Some(Command::List { what }) => {
+                commands::list::list(what);
+                Ok(exit::DONE)
+            }
+            Some(Command::Trial) => Ok(crate::trial::main()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_what_a_user_needs() {
+        insta::assert_snapshot!(Cli::command().render_help());
+    }
+}

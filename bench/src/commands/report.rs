@@ -1,0 +1,22 @@
+//! `bench report RUN`: rebuild the reports from the records.
+
+use std::path::Path;
+
+use records::journal;
+
+use super::print;
+use crate::error::{ExpectedError, exit};
+use crate::run::directory::RunDirectory;
+use crate::run::report;
+
+/// Rebuilds `results.csv`, `summary.csv` and `report.md`.
+pub(crate) fn report(run: &Path) -> Result<i32, ExpectedError> {
+    let directory = RunDirectory::at(run);
+    let plan = directory.read_plan()?;
+    let records = journal::read(&directory.journal())?;
+    report::rebuild(&directory, &plan, &records)?;
+    for name in ["results.csv", "summary.csv", "report.md"] {
+        print(&format!("{}\n", run.join(name).display()));
+    }
+    Ok(exit::DONE)
+}

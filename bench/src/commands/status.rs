@@ -1,0 +1,52 @@
+//! `bench status RUN`: what is done, failed and outstanding.
+
+use std::path::Path;
+
+use records::journal;
+
+use super::print;
+use crate::error::{ExpectedError, exit};
+use crate::plan::{State, state};
+use crate::run::directory::RunDirectory;
+
+/// Prints the state of a run, a line for each trial that is not done, and the counts.
+pub(crate) fn status(run: &Path) -> Result<i32, ExpectedError> {
+    let directory = RunDirectory::at(run);
+    let plan = directory.read_plan()?;
+    let records = match journal::read(&directory.journal()) {
+        Ok(records) => records,
+        Err(records::JournalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            journal::Records::default()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let latest = records.latest();
+    let (mut done, mut failed, mut outstanding) = (0, 0, 0);
+    let mut text = String::new();
+    for id in plan.trials.iter().map(|t| &t.id) {
+        match state(id, &latest) {
+            State::Finished { status: "done" | "skipped" } => done += 1,
+            State::Finished { status } | State::Again { status, .. } => {
+                failed += 1;
+                let detail = latest[id.as_str()].status.detail();
+                text += &format!("{status:<14} {id}  {}\n", detail.lines().next().unwrap_or_default());
+            }
+            State::Outstanding => {
+                outstanding += 1;
+                let begun = directory.trial(id).join("checkpoint.safetensors").exists();
+                text += &format!("{:<14} {id}\n", if begun { "begun" } else { "outstanding" });
+            }
+        }
+    }
+    text += &format!(
+        "{}: {} trials: {done} done, {failed} failed, {outstanding} outstanding\n",
+        plan.suite,
+        plan.trials.len()
+    );
+    print(&text);
+    Ok(match (outstanding, failed) {
+        (0, 0) => exit::DONE,
+        (0, _) => exit::FAILED,
+        _ => exit::OUTSTANDING,
+    })
+}

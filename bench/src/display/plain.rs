@@ -1,0 +1,56 @@
+//! Plain lines, for pipes and log files.
+
+use std::collections::HashMap;
+
+use records::{Event, Record};
+
+use super::verdict_line;
+use crate::clock::Stopwatch;
+use crate::plan::Trial;
+
+/// Seconds between two epoch lines of a trial.
+const EPOCH_SECONDS: f64 = 30.0;
+
+/// A line when a trial starts or ends, and an epoch at most every [`EPOCH_SECONDS`].
+pub(crate) struct Plain {
+    trials: usize,
+    ended: usize,
+    names: HashMap<usize, (String, Stopwatch)>,
+}
+
+#[expect(clippy::print_stderr, reason = "where progress is told")]
+impl Plain {
+    pub(crate) fn new(trials: usize, already_done: usize) -> Self {
+        eprintln!("{trials} trials, {already_done} finished before");
+        Self { trials, ended: already_done, names: HashMap::new() }
+    }
+
+    pub(crate) fn started(&mut self, index: usize, trial: &Trial, attempt: u32) {
+        let again = if attempt > 1 { format!("  (attempt {attempt})") } else { String::new() };
+        eprintln!("start {}{again}", trial.id);
+        self.names.insert(index, (trial.id.clone(), Stopwatch::start()));
+    }
+
+    pub(crate) fn event(&mut self, index: usize, event: &Event) {
+        let Some((name, since)) = self.names.get_mut(&index) else {
+            return;
+        };
+        match event {
+            Event::Training { epochs, resumed_at_step, steps_per_epoch, .. } if *resumed_at_step > 0 => {
+                eprintln!("  {name}: goes on after step {resumed_at_step} of {}", epochs * steps_per_epoch);
+            }
+            Event::Epoch { point } if since.seconds() >= EPOCH_SECONDS => {
+                let top1 = point.test_top1.map_or(String::new(), |t| format!("  top-1 {:.1} %", 100.0 * t));
+                eprintln!("  {name}: epoch {}  loss {:.4}{top1}", point.epoch, point.loss);
+                *since = Stopwatch::start();
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn ended(&mut self, index: usize, record: &Record) {
+        self.ended += 1;
+        self.names.remove(&index);
+        eprintln!("[{}/{}] {}  {}", self.ended, self.trials, record.trial, verdict_line(record));
+    }
+}

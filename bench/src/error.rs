@@ -1,0 +1,158 @@
+//! Every way in which the command can fail by expectation, its exit code and what to do about it.
+
+use std::path::PathBuf;
+
+use records::JournalError;
+
+/// Exit codes of the command.
+pub(crate) mod exit {
+    /// Done.
+    pub(crate) const DONE: i32 = 0;
+    /// Usage or suite file invalid.
+    pub(crate) const USAGE: i32 = 2;
+    /// Environment: weights, data, network, device, disk.
+    pub(crate) const ENVIRONMENT: i32 = 3;
+    /// Nothing selected.
+    pub(crate) const NOTHING: i32 = 4;
+    /// Trials outstanding.
+    pub(crate) const OUTSTANDING: i32 = 5;
+    /// Some trials failed.
+    pub(crate) const FAILED: i32 = 10;
+}
+
+/// An expected failure of the command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExpectedError {
+    /// The suite file is invalid; the message names file, line and column.
+    #[error("{0}")]
+    Suite(#[from] crate::suite::SuiteError),
+    /// An argument is invalid.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong with it.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A dataset cannot be used.
+    #[error("dataset `{name}`: {source}")]
+    Dataset {
+        /// Its name in the suite.
+        name: String,
+        /// Why not.
+        source: datasets::DatasetError,
+    },
+    /// A file or folder of the run cannot be used.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The journal cannot be used.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    /// Another process works in the run directory.
+    #[error("{path} is in use by another `bench`")]
+    Locked {
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// The run directory holds something else.
+    #[error("{path}: {reason}")]
+    RunDirectory {
+        /// The run directory or a file in it.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The device is not there.
+    #[error("device `{device}`: {reason}")]
+    Device {
+        /// What was asked for.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The selection is empty.
+    #[error("`--only {expression}` selects none of the suite's {trials} trials")]
+    NothingSelected {
+        /// The expressions.
+        expression: String,
+        /// Trials of the suite.
+        trials: usize,
+        /// The names that there are.
+        hint: String,
+    },
+    /// Records that make no report.
+    #[error("{0}")]
+    Report(#[from] reports::ReportError),
+}
+
+impl ExpectedError {
+    /// The exit code, see `docs/FORMAT.md`.
+    pub(crate) fn exit_code(&self) -> i32 {
+        match self {
+            Self::Suite(error) => error.exit_code(),
+            Self::Usage { .. } => exit::USAGE,
+            Self::Dataset { source, .. } if source.is_configuration() => exit::USAGE,
+            Self::Dataset { .. }
+            | Self::File { .. }
+            | Self::Journal(_)
+            | Self::Locked { .. }
+            | Self::RunDirectory { .. }
+            | Self::Device { .. }
+            | Self::Report(_) => exit::ENVIRONMENT,
+            Self::NothingSelected { .. } => exit::NOTHING,
+        }
+    }
+
+    /// What to do about it.
+    fn hint(&self) -> String {
+        match self {
+            Self::Suite(error) => error.hint(),
+            Self::Usage { hint, .. } | Self::RunDirectory { hint, .. } | Self::NothingSelected { hint, .. } => {
+                hint.clone()
+            }
+            Self::Dataset { source, .. } => source.hint().into(),
+            Self::File { source, .. } | Self::Journal(JournalError::Io { source, .. }) => file_hint(source),
+            Self::Journal(_) | Self::Report(_) => {
+                "the file was changed by hand or by another version; mend or move it, nothing was overwritten".into()
+            }
+            Self::Locked { .. } => "wait for the other one to end, or give this one another `--out`".into(),
+            Self::Device { .. } => "use `--device cpu`".into(),
+        }
+    }
+
+    /// Prints the error and the hint to stderr.
+    #[expect(clippy::print_stderr, reason = "where errors are told")]
+    pub(crate) fn show(&self) {
+        eprintln!("error: {self}");
+        let hint = self.hint();
+        if !hint.is_empty() {
+            eprintln!("\nhint: {hint}");
+        }
+    }
+}
+
+/// What to do about an input or output error.
+fn file_hint(source: &std::io::Error) -> String {
+    use std::io::ErrorKind as Kind;
+    match source.kind() {
+        Kind::NotFound => "check the path",
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => "choose a directory that you may write to, with `--out`",
+        Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge | Kind::WriteZero => {
+            "make room, then give the same command again: finished trials are kept"
+        }
+        Kind::NotADirectory | Kind::AlreadyExists | Kind::IsADirectory => {
+            "a file is in the place of a directory or the other way round; choose another path with `--out`"
+        }
+        _ => "check the path and the disk, then give the same command again: finished trials are kept",
+    }
+    .into()
+}

@@ -1,0 +1,180 @@
+//! Trials as child processes: a panic, a kill or a lack of memory ends one trial, not the run.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use records::event::Outcome;
+use records::{Event, Stage, Status};
+use serde::{Deserialize, Serialize};
+
+use super::directory::RunDirectory;
+use super::{Ended, TrialExecutor, interrupt};
+use crate::plan::Trial;
+use crate::{environment, host};
+
+/// How often a waiting parent looks whether the run is to end.
+const POLL: Duration = Duration::from_millis(100);
+/// How much of a child's last words a record keeps.
+const LAST_WORDS: usize = 2000;
+
+/// What a child is told, as one line of JSON on its standard input. The parent keeps the pipe open: when it
+/// closes, the parent is gone, and the child ends too.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The trial.
+    pub(crate) trial: Trial,
+    /// The run directory.
+    pub(crate) run: PathBuf,
+    /// The device.
+    pub(crate) device: String,
+}
+
+/// Runs trials as child processes of this executable.
+#[derive(Debug)]
+pub(crate) struct ChildExecutor {
+    /// The run directory.
+    pub(crate) run: RunDirectory,
+    /// This executable.
+    pub(crate) executable: PathBuf,
+    /// Worker threads of each child.
+    pub(crate) threads: usize,
+    /// The device.
+    pub(crate) device: String,
+}
+
+impl TrialExecutor for ChildExecutor {
+    fn execute(&self, trial: &Trial, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended {
+        let outcome =
+            |stage, message: String| Ended::Outcome(Box::new(Outcome::bare(Status::Failed { stage, message })));
+        let folder = self.run.trial(&trial.id);
+        let words = folder.join("stderr.log");
+        let stderr = match fs::create_dir_all(&folder).and_then(|()| File::create(&words)) {
+            Ok(file) => file,
+            Err(error) => return outcome(Stage::Write, format!("cannot write {}: {error}", words.display())),
+        };
+        let kills_before = host::oom_kills();
+        let mut child = match self.spawn(trial, stderr) {
+            Ok(child) => child,
+            Err(error) => return outcome(Stage::Start, format!("the child process did not start: {error}")),
+        };
+        let followed = follow(&mut child, stop, on_event);
+        let status = match child.wait() {
+            Ok(status) => status,
+            Err(error) => return outcome(followed.stage, format!("the child process was lost: {error}")),
+        };
+        match followed.outcome {
+            Some(outcome) => Ended::Outcome(outcome),
+            None if followed.stopped || interrupt::requested() => Ended::Interrupted,
+            None => {
+                let oom = kills_before < host::oom_kills();
+                Ended::Outcome(Box::new(Outcome::bare(fault(followed.stage, status, oom, &words))))
+            }
+        }
+    }
+}
+
+impl ChildExecutor {
+    fn spawn(&self, trial: &Trial, stderr: File) -> std::io::Result<Child> {
+        let mut child = Command::new(&self.executable)
+            .arg("trial")
+            .env(environment::THREADS, self.threads.to_string())
+            .envs(environment::TRIAL.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()?;
+        let order = Order { trial: trial.clone(), run: self.run.path().to_owned(), device: self.device.clone() };
+        let mut line = serde_json::to_vec(&order)?;
+        line.push(b'\n');
+        let told = child.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(&line).and_then(|()| stdin.flush()));
+        if let Err(error) = told {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+        Ok(child)
+    }
+}
+
+/// What a child said.
+struct Followed {
+    outcome: Option<Box<Outcome>>,
+    stage: Stage,
+    stopped: bool,
+}
+
+/// Passes a child's events on until it says no more; kills it if the run is to end.
+fn follow(child: &mut Child, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Followed {
+    let mut followed = Followed { outcome: None, stage: Stage::Start, stopped: false };
+    let Some(stdout) = child.stdout.take() else {
+        return followed;
+    };
+    let (sender, receiver) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        match receiver.recv_timeout(POLL) {
+            Ok(line) => match serde_json::from_str(&line) {
+                Ok(Event::Ended { outcome }) => followed.outcome = Some(outcome),
+                Ok(event) => {
+                    if let Event::Stage { stage } = &event {
+                        followed.stage = *stage;
+                    }
+                    on_event(event);
+                }
+                // Only our own events are written there; anything else is a line that a kill has torn.
+                Err(_) => {}
+            },
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if !followed.stopped && (stop.load(Ordering::SeqCst) || interrupt::requested()) {
+            followed.stopped = true;
+            let _ = child.kill();
+        }
+    }
+    let _ = reader.join();
+    followed
+}
+
+/// The status of a child that ended without saying how.
+fn fault(stage: Stage, status: ExitStatus, oom: bool, words: &Path) -> Status {
+    let said = last_words(words);
+    let how = describe(status);
+    if oom || said.contains("memory allocation of") {
+        return Status::OutOfMemory { message: join(&how, &said) };
+    }
+    Status::Failed { stage, message: join(&how, &said) }
+}
+
+fn join(how: &str, said: &str) -> String {
+    if said.is_empty() { how.to_owned() } else { format!("{how}: {said}") }
+}
+
+fn describe(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::ExitStatusExt;
+        if let Some(signal) = status.signal() {
+            return format!("the child process was ended by signal {signal}");
+        }
+    }
+    format!("the child process ended with {status}")
+}
+
+/// The end of what a child said on stderr.
+fn last_words(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let start = bytes.len().saturating_sub(LAST_WORDS);
+    String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
+}

@@ -1,0 +1,187 @@
+//! The run directory: what one invocation, and those that continue it, leave behind.
+//!
+//! `plan.json` (what was asked for), `records.jsonl` (the journal), `results.csv`, `summary.csv`, `report.md`
+//! (rebuilt from the two), `predictions/<trial>.csv`, and `trials/<trial>/` with the checkpoint while a trial is
+//! unfinished and what its process said on stderr.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ExpectedError;
+use crate::files;
+use crate::plan::{Plan, Trial};
+use crate::select::Selection;
+use crate::suite::Suite;
+
+/// Version of the layout of `plan.json`.
+const PLAN_FORMAT: u32 = 1;
+
+/// What was asked for, so that a report can be rebuilt without the suite file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PlanFile {
+    /// [`PLAN_FORMAT`] of the writer.
+    pub(crate) format: u32,
+    /// Name of the suite.
+    pub(crate) suite: String,
+    /// Its description.
+    pub(crate) description: String,
+    /// The command that made the run.
+    pub(crate) command: String,
+    /// Methods in the order of the suite.
+    pub(crate) methods: Vec<String>,
+    /// Datasets in the order of the suite.
+    pub(crate) datasets: Vec<String>,
+    /// Backbones in the order of the suite.
+    pub(crate) backbones: Vec<String>,
+    /// Seeds in the order of the suite.
+    pub(crate) seeds: Vec<u64>,
+    /// All trials of the suite.
+    pub(crate) trials: Vec<PlannedTrial>,
+}
+
+/// A trial of the suite, as a report needs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PlannedTrial {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its method's name.
+    pub(crate) method: String,
+    /// Its dataset's name.
+    pub(crate) dataset: String,
+    /// Its backbone's name.
+    pub(crate) backbone: String,
+    /// Its seed.
+    pub(crate) seed: u64,
+    /// True if the latest command selected it.
+    pub(crate) selected: bool,
+}
+
+impl PlanFile {
+    /// Of a suite and its plan.
+    pub(crate) fn new(suite: &Suite, plan: &Plan, selection: &Selection, command: String) -> Self {
+        let trial = |t: &Trial| PlannedTrial {
+            id: t.id.clone(),
+            method: t.method.clone(),
+            dataset: t.dataset.clone(),
+            backbone: t.backbone.clone(),
+            seed: t.seed,
+            selected: selection.selects(t),
+        };
+        Self {
+            format: PLAN_FORMAT,
+            suite: suite.name.clone(),
+            description: suite.description.clone(),
+            command,
+            methods: suite.methods.keys().cloned().collect(),
+            datasets: suite.datasets.keys().cloned().collect(),
+            backbones: suite.backbones.keys().cloned().collect(),
+            seeds: suite.seeds.clone(),
+            trials: plan.trials.iter().map(trial).collect(),
+        }
+    }
+}
+
+/// A run directory.
+#[derive(Debug, Clone)]
+pub(crate) struct RunDirectory {
+    path: PathBuf,
+}
+
+/// Held while a process works in a run directory; freed when it ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
+
+impl RunDirectory {
+    /// The directory at `path`, which need not be there yet.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The journal.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.path.join("records.jsonl")
+    }
+
+    /// The folder of a trial.
+    pub(crate) fn trial(&self, id: &str) -> PathBuf {
+        self.path.join("trials").join(id)
+    }
+
+    /// The path of a trial's predictions, relative to the directory.
+    pub(crate) fn predictions(id: &str) -> String {
+        format!("predictions/{id}.csv")
+    }
+
+    /// Creates it where it is missing and takes its lock.
+    pub(crate) fn open(&self) -> Result<Lock, ExpectedError> {
+        for sub in ["", "predictions", "trials"] {
+            files::create_dir(&self.path.join(sub))?;
+        }
+        let path = self.path.join("lock");
+        let file_error = |source| ExpectedError::File { action: "write", path: path.clone(), source };
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(file_error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ExpectedError::Locked { path: self.path.clone() }),
+            Err(TryLockError::Error(source)) => return Err(file_error(source)),
+        }
+        files::remove_leftovers(&self.path);
+        files::remove_leftovers(&self.path.join("predictions"));
+        Ok(Lock(file))
+    }
+
+    /// Writes `plan.json`. A directory that holds a run of another suite is refused.
+    pub(crate) fn write_plan(&self, plan: &PlanFile) -> Result<(), ExpectedError> {
+        let path = self.path.join("plan.json");
+        if path.exists() {
+            let before = self.read_plan()?;
+            if before.suite != plan.suite {
+                return Err(ExpectedError::RunDirectory {
+                    path: self.path.clone(),
+                    reason: format!("holds a run of the suite `{}`, not of `{}`", before.suite, plan.suite),
+                    hint: "choose another directory with `--out`".into(),
+                });
+            }
+        }
+        let mut text = serde_json::to_vec_pretty(plan).expect("a plan is plain data");
+        text.push(b'\n');
+        files::write(&path, &text)
+    }
+
+    /// Reads `plan.json`.
+    pub(crate) fn read_plan(&self) -> Result<PlanFile, ExpectedError> {
+        let path = self.path.join("plan.json");
+        let text = std::fs::read(&path).map_err(|source| {
+            if source.kind() == std::io::ErrorKind::NotFound {
+                return ExpectedError::RunDirectory {
+                    path: self.path.clone(),
+                    reason: "is no run directory: it has no plan.json".into(),
+                    hint: "give the directory that `bench --suite S --out DIR` wrote, by default runs/S".into(),
+                };
+            }
+            ExpectedError::File { action: "read", path: path.clone(), source }
+        })?;
+        let plan: PlanFile = serde_json::from_slice(&text).map_err(|error| ExpectedError::RunDirectory {
+            path: path.clone(),
+            reason: format!("is no plan: {error}"),
+            hint: "it was changed by hand or written by another version; `bench --suite S` writes it anew".into(),
+        })?;
+        if plan.format > PLAN_FORMAT {
+            return Err(ExpectedError::RunDirectory {
+                path,
+                reason: format!("has format {}, this version reads up to {PLAN_FORMAT}", plan.format),
+                hint: "use the version that wrote it".into(),
+            });
+        }
+        Ok(plan)
+    }
+}

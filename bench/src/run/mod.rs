@@ -1,0 +1,247 @@
+//! Running outstanding trials: child processes in, records out.
+
+pub(crate) mod child;
+pub(crate) mod directory;
+pub(crate) mod interrupt;
+pub(crate) mod report;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
+
+use records::event::Outcome;
+use records::record::RECORD_FORMAT;
+use records::{Event, Journal, Provenance, Record, Stage, Status};
+
+use crate::display::Display;
+use crate::error::ExpectedError;
+use crate::plan::Trial;
+
+/// Carries out one trial. Two implementations: child processes, and a script in the tests.
+pub(crate) trait TrialExecutor: Sync {
+    /// Runs the trial to its end, telling its events. `stop` becomes true when the run is to end early.
+    fn execute(&self, trial: &Trial, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended;
+}
+
+/// How an execution ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// By itself, or by a fault of the child; either way it becomes a record.
+    Outcome(Box<Outcome>),
+    /// Because the run is to end early: the trial stays outstanding.
+    Interrupted,
+}
+
+/// A trial that is to be run.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// The trial.
+    pub(crate) trial: Trial,
+    /// The number of this attempt.
+    pub(crate) attempt: u32,
+}
+
+/// What came of a run.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Trials that are done.
+    pub(crate) done: usize,
+    /// Trials that diverged, failed, ran out of memory or time.
+    pub(crate) failed: usize,
+    /// Trials that were not run, because the run ended early.
+    pub(crate) outstanding: usize,
+}
+
+enum Message {
+    Started(usize),
+    Event(usize, Event),
+    Ended(usize, Ended),
+}
+
+/// Runs the jobs, `workers` at a time, and appends a record for each as it ends.
+///
+/// # Errors
+/// If a record cannot be written, or a trial could not write into the run directory: the run ends at once, and
+/// what was not recorded stays outstanding.
+pub(crate) fn run(
+    suite: &str,
+    jobs: &[Job],
+    workers: usize,
+    executor: &dyn TrialExecutor,
+    provenance: &Provenance,
+    journal: &mut Journal,
+    display: &mut Display,
+    mut after_record: impl FnMut(&Record) -> Result<(), ExpectedError>,
+) -> Result<Tally, ExpectedError> {
+    let queue = Mutex::new((0..jobs.len()).collect::<VecDeque<_>>());
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    let mut tally = Tally { outstanding: jobs.len(), ..Tally::default() };
+    let mut failure = None;
+    std::thread::scope(|scope| {
+        for _ in 0..workers.clamp(1, jobs.len().max(1)) {
+            let sender = sender.clone();
+            let (queue, stop) = (&queue, &stop);
+            scope.spawn(move || work(queue, jobs, executor, stop, &sender));
+        }
+        drop(sender);
+        for message in &receiver {
+            let ended = match message {
+                Message::Started(index) => {
+                    display.started(index, &jobs[index].trial, jobs[index].attempt);
+                    continue;
+                }
+                Message::Event(index, event) => {
+                    display.event(index, &event);
+                    continue;
+                }
+                Message::Ended(index, ended) => (index, ended),
+            };
+            let (index, Ended::Outcome(outcome)) = ended else {
+                continue;
+            };
+            if failure.is_some() {
+                continue;
+            }
+            let record = record_of(suite, &jobs[index], *outcome, provenance);
+            let kept = keep(&record, journal).and_then(|()| after_record(&record));
+            match kept {
+                Ok(()) => {
+                    tally.outstanding -= 1;
+                    match record.status {
+                        Status::Done | Status::Skipped { .. } => tally.done += 1,
+                        _ => tally.failed += 1,
+                    }
+                    display.ended(index, &record);
+                }
+                Err(error) => {
+                    stop.store(true, Ordering::SeqCst);
+                    failure = Some(error);
+                }
+            }
+        }
+    });
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(tally),
+    }
+}
+
+/// Takes jobs from the queue until it is empty or the run is to end.
+fn work(
+    queue: &Mutex<VecDeque<usize>>,
+    jobs: &[Job],
+    executor: &dyn TrialExecutor,
+    stop: &AtomicBool,
+    sender: &mpsc::Sender<Message>,
+) {
+    let stopped = || stop.load(Ordering::SeqCst) || interrupt::requested();
+    while !stopped() {
+        let next = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front();
+        let Some(index) = next else {
+            return;
+        };
+        // The receiver lives as long as this scope; sending cannot fail while it matters.
+        let _ = sender.send(Message::Started(index));
+        let ended = executor.execute(&jobs[index].trial, stop, &mut |event| {
+            let _ = sender.send(Message::Event(index, event));
+        });
+        let _ = sender.send(Message::Ended(index, ended));
+    }
+}
+
+/// Appends the record, unless the trial failed because the run directory cannot be written to: that is a matter of
+/// the environment, and the trial stays outstanding.
+fn keep(record: &Record, journal: &mut Journal) -> Result<(), ExpectedError> {
+    if let Status::Failed { stage: Stage::Write, message } = &record.status {
+        return Err(ExpectedError::RunDirectory {
+            path: record.trial.clone().into(),
+            reason: message.clone(),
+            hint: "make room or choose another `--out`, then give the same command again: finished trials are kept"
+                .into(),
+        });
+    }
+    Ok(journal.append(record)?)
+}
+
+fn record_of(suite: &str, job: &Job, outcome: Outcome, provenance: &Provenance) -> Record {
+    let trial = &job.trial;
+    Record {
+        format: RECORD_FORMAT,
+        trial: trial.id.clone(),
+        attempt: job.attempt,
+        cell: trial.cell.clone(),
+        suite: suite.to_owned(),
+        method: trial.method.clone(),
+        dataset: trial.dataset.clone(),
+        backbone: trial.backbone.clone(),
+        seed: trial.seed,
+        status: outcome.status,
+        scores: outcome.scores,
+        best: outcome.best,
+        curve: outcome.curve,
+        cost: outcome.cost,
+        data: outcome.data,
+        predictions: outcome.predictions,
+        weights: outcome.weights,
+        provenance: provenance.clone(),
+        config: trial.config.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{plan, tests as fixtures};
+
+    /// Ends every third trial as failed, and stops the run at a given one.
+    struct Scripted {
+        cannot_write_at: Option<usize>,
+        ids: Vec<String>,
+    }
+
+    impl TrialExecutor for Scripted {
+        fn execute(&self, trial: &Trial, _: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended {
+            on_event(Event::Stage { stage: Stage::Train });
+            let index = self.ids.iter().position(|id| *id == trial.id).unwrap();
+            let failed = |stage| Status::Failed { stage, message: "scripted".into() };
+            let status = match index {
+                i if self.cannot_write_at == Some(i) => failed(Stage::Write),
+                i if i % 3 == 2 => failed(Stage::Train),
+                _ => Status::Done,
+            };
+            Ended::Outcome(Box::new(Outcome::bare(status)))
+        }
+    }
+
+    fn run_scripted(workers: usize, cannot_write_at: Option<usize>) -> (Result<Tally, ExpectedError>, usize) {
+        let suite = fixtures::smoke();
+        let trials = plan(&suite, fixtures::summaries(&suite)).trials;
+        let jobs: Vec<Job> = trials.into_iter().map(|trial| Job { trial, attempt: 1 }).collect();
+        let ids = jobs.iter().map(|j| j.trial.id.clone()).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("records.jsonl");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        let executor = Scripted { cannot_write_at, ids };
+        let provenance = crate::host::provenance("cpu", 1);
+        let mut display = Display::silent();
+        let result = run("s", &jobs, workers, &executor, &provenance, &mut journal, &mut display, |_| Ok(()));
+        (result, records::journal::read(&path).unwrap().all.len())
+    }
+
+    #[test]
+    fn every_trial_becomes_one_record_whatever_the_number_of_workers() {
+        for workers in [1, 3, 100] {
+            let (result, kept) = run_scripted(workers, None);
+            assert_eq!(result.unwrap(), Tally { done: 27, failed: 13, outstanding: 0 });
+            assert_eq!(kept, 40);
+        }
+    }
+
+    #[test]
+    fn a_trial_that_cannot_write_ends_the_run_and_stays_outstanding() {
+        let (result, kept) = run_scripted(1, Some(4));
+        assert_eq!(result.unwrap_err().exit_code(), 3);
+        assert_eq!(kept, 4);
+    }
+}

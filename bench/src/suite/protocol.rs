@@ -1,0 +1,176 @@
+//! The protocol: how a trial is trained and evaluated, the same for every method of a suite.
+
+use datasets::{AugmentConfig, EvalConfig, Filter, Fit, Normalise, Resize};
+use serde::{Deserialize, Serialize};
+
+/// The kernel of every resize.
+const FILTER: Filter = Filter::Bilinear;
+
+/// How a trial is trained and evaluated. Every field enters the identity of the cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Protocol {
+    /// Side of the square that the network sees, pixels.
+    pub(crate) input_size: usize,
+    /// Short side to which a test image is resized before the centre crop, pixels.
+    pub(crate) resize: usize,
+    /// Short side to which images are brought once, when they are decoded. Random crops are taken from that.
+    /// Default: `resize`.
+    #[serde(default)]
+    pub(crate) working_size: Option<usize>,
+    /// Passes over the training images.
+    pub(crate) epochs: u64,
+    /// Images of a step (each counts once, however many views it has).
+    pub(crate) batch_size: usize,
+    /// Epochs between two evaluations on the test split; the last epoch is always evaluated, and is the headline.
+    #[serde(default = "default_evaluate_epochs")]
+    pub(crate) evaluate_epochs: u64,
+    /// The optimiser.
+    pub(crate) optimizer: OptimizerConfig,
+    /// The schedule of the learning rate.
+    pub(crate) schedule: Schedule,
+    /// Largest norm of the gradient; larger ones are scaled down to it.
+    #[serde(default)]
+    pub(crate) clip_norm: Option<f64>,
+    /// The views' augmentation.
+    #[serde(default)]
+    pub(crate) augment: AugmentConfig,
+    /// Mean and standard deviation of the input's channels.
+    #[serde(default)]
+    pub(crate) normalise: Normalise,
+}
+
+fn default_evaluate_epochs() -> u64 {
+    1
+}
+
+/// Optimisers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OptimizerConfig {
+    /// AdamW with decoupled weight decay, none on norms and biases.
+    Adamw(AdamwSettings),
+    /// Stochastic gradient descent with momentum.
+    Sgd(SgdSettings),
+}
+
+/// Settings of AdamW.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AdamwSettings {
+    /// Learning rate at the end of the warm-up.
+    pub(crate) learning_rate: f64,
+    /// Weight decay.
+    #[serde(default = "default_weight_decay")]
+    pub(crate) weight_decay: f64,
+}
+
+fn default_weight_decay() -> f64 {
+    0.05
+}
+
+/// Settings of stochastic gradient descent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SgdSettings {
+    /// Learning rate at the end of the warm-up.
+    pub(crate) learning_rate: f64,
+    /// Momentum.
+    #[serde(default = "default_momentum")]
+    pub(crate) momentum: f64,
+    /// Weight decay.
+    #[serde(default)]
+    pub(crate) weight_decay: f64,
+}
+
+fn default_momentum() -> f64 {
+    0.9
+}
+
+impl OptimizerConfig {
+    /// Learning rate at the end of the warm-up.
+    pub(crate) fn learning_rate(&self) -> f64 {
+        match self {
+            Self::Adamw(settings) => settings.learning_rate,
+            Self::Sgd(settings) => settings.learning_rate,
+        }
+    }
+}
+
+/// Schedules of the learning rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Schedule {
+    /// Linear warm-up, then half a cosine to `min_learning_rate`.
+    Cosine(CosineSettings),
+}
+
+/// Settings of the cosine schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CosineSettings {
+    /// Epochs of warm-up.
+    #[serde(default)]
+    pub(crate) warmup_epochs: u64,
+    /// Learning rate at the end.
+    #[serde(default)]
+    pub(crate) min_learning_rate: f64,
+}
+
+impl Protocol {
+    /// Short side to which images are reduced when they are decoded.
+    pub(crate) fn working_size(&self) -> usize {
+        self.working_size.unwrap_or(self.resize)
+    }
+
+    /// How images are reduced when they are decoded.
+    pub(crate) fn working(&self) -> Resize {
+        Resize { size: self.working_size(), fit: Fit::ShortSide, filter: FILTER }
+    }
+
+    /// How a test image becomes an input.
+    pub(crate) fn evaluation(&self) -> EvalConfig {
+        EvalConfig { resize: self.resize, filter: FILTER }
+    }
+
+    /// The same with every default filled in: the form that enters the identity of a cell.
+    pub(crate) fn resolved(&self) -> Self {
+        Self { working_size: Some(self.working_size()), ..self.clone() }
+    }
+
+    /// The first field that is out of range, and what it should be.
+    pub(crate) fn validate(&self) -> Result<(), (&'static str, String)> {
+        let rate = self.optimizer.learning_rate();
+        let Schedule::Cosine(cosine) = &self.schedule;
+        let checks: [(bool, &'static str, String); 9] = [
+            ((8..=4096).contains(&self.input_size), "input_size", "8 to 4096 pixels".into()),
+            (
+                (self.input_size..=8192).contains(&self.resize),
+                "resize",
+                format!("at least input_size ({}) and at most 8192", self.input_size),
+            ),
+            (
+                (self.input_size..=8192).contains(&self.working_size()),
+                "working_size",
+                format!("at least input_size ({}) and at most 8192", self.input_size),
+            ),
+            ((1..=100_000).contains(&self.epochs), "epochs", "1 to 100000".into()),
+            ((1..=65_536).contains(&self.batch_size), "batch_size", "1 to 65536".into()),
+            (self.evaluate_epochs >= 1, "evaluate_epochs", "at least 1".into()),
+            (rate.is_finite() && rate > 0.0, "optimizer", "a learning_rate above 0".into()),
+            (self.clip_norm.is_none_or(|n| n.is_finite() && n > 0.0), "clip_norm", "a number above 0".into()),
+            (
+                cosine.warmup_epochs < self.epochs,
+                "schedule",
+                format!("fewer warmup_epochs than epochs ({})", self.epochs),
+            ),
+        ];
+        for (holds, field, expected) in checks {
+            if !holds {
+                return Err((field, expected));
+            }
+        }
+        self.augment.validate(self.input_size).map_err(|e| ("augment", e.to_string()))?;
+        self.normalise.validate().map_err(|e| ("normalise", e.to_string()))
+    }
+}

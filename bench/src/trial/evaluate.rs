@@ -1,0 +1,91 @@
+//! Evaluation on the test split: the anchor path alone, a centre crop, running statistics.
+
+use backbones::BatchStatistics;
+use candle_core::{DType, Device, Tensor};
+use datasets::{DecodedSet, Item, eval_view};
+use rayon::prelude::*;
+use records::{Prediction, Scores, Stage};
+
+use super::Failure;
+use super::model::Network;
+use crate::suite::Protocol;
+
+/// Images of a forward pass; the numbers of an image do not depend on its neighbours.
+const BATCH: usize = 64;
+/// Hex digits by which a prediction names its image.
+const IMAGE_DIGITS: usize = 16;
+
+/// What a network says about the test split.
+pub(crate) struct Evaluation {
+    /// Scores.
+    pub(crate) scores: Scores,
+    /// One prediction an image.
+    pub(crate) predictions: Vec<Prediction>,
+}
+
+/// Evaluates on all images of `set`, whose items are `items`.
+pub(crate) fn evaluate(
+    network: &Network,
+    set: &DecodedSet,
+    items: &[Item],
+    classes: usize,
+    protocol: &Protocol,
+    device: &Device,
+) -> Result<Evaluation, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Evaluate, e);
+    let labels: Vec<u32> = items.iter().map(|item| item.label).collect();
+    let (mut logits, mut features) = (Vec::new(), Vec::new());
+    for start in (0..items.len()).step_by(BATCH) {
+        let range = start..(start + BATCH).min(items.len());
+        let images = test_batch(set, range, protocol, device).map_err(|e| failed(&e))?;
+        let map = network.backbone.forward_t(&images, BatchStatistics::Eval).map_err(|e| failed(&e))?;
+        let map = map.detach();
+        let said = network.method.logits(&map).map_err(|e| failed(&e))?;
+        logits.extend(numbers(&said).map_err(|e| failed(&e))?);
+        let pooled = map.mean((2, 3)).map_err(|e| failed(&e))?;
+        features.extend(numbers(&pooled).map_err(|e| failed(&e))?);
+    }
+    let dim = network.backbone.channels();
+    let found = metrics::classification(&logits, &labels, classes).map_err(|e| failed(&e))?;
+    let retrieval = metrics::retrieval(&features, &labels, dim).map_err(|e| failed(&e))?;
+    let scores = Scores {
+        correct: found.correct,
+        total: found.total,
+        top1: found.top1,
+        top5: found.top5,
+        macro_f1: found.macro_f1,
+        nll: found.nll,
+        ece: found.ece15,
+        recall_at_1: retrieval.recall_at_1,
+        recall_at_4: retrieval.recall_at_4,
+        map_at_r: retrieval.map_at_r,
+        per_class: found.per_class.clone(),
+    };
+    let predictions = items.iter().zip(found.images).map(|(item, said)| Prediction {
+        image: item.sha256[..IMAGE_DIGITS].to_owned(),
+        label: item.label,
+        predicted: said.predicted,
+        probability: said.probability as f32,
+        true_probability: said.true_probability as f32,
+        rank: said.rank,
+    });
+    Ok(Evaluation { scores, predictions: predictions.collect() })
+}
+
+fn test_batch(
+    set: &DecodedSet,
+    range: std::ops::Range<usize>,
+    protocol: &Protocol,
+    device: &Device,
+) -> candle_core::Result<Tensor> {
+    let (size, count) = (protocol.input_size, range.len());
+    let views: Vec<Vec<f32>> = range
+        .into_par_iter()
+        .map(|index| eval_view(&set.images()[index], &protocol.evaluation(), protocol.input_size, &protocol.normalise))
+        .collect();
+    Tensor::from_vec(views.concat(), (count, 3, size, size), device)
+}
+
+fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f64>> {
+    tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+}

@@ -1,0 +1,113 @@
+//! One trial, in a process of its own: told on stdin, telling events on stdout.
+
+mod checkpoint;
+mod evaluate;
+mod model;
+mod optimizer;
+mod train;
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, Read, Write};
+
+use records::event::Outcome;
+use records::{Event, Stage, Status};
+
+use crate::error::exit;
+use crate::files;
+use crate::run::child::Order;
+use crate::run::directory::RunDirectory;
+
+/// Why a trial could not be carried out; becomes its record's status.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    stage: Stage,
+    message: String,
+    diverged_at: Option<u64>,
+}
+
+impl Failure {
+    /// Something went wrong in `stage`.
+    pub(crate) fn at(stage: Stage, message: impl std::fmt::Display) -> Self {
+        Self { stage, message: message.to_string(), diverged_at: None }
+    }
+
+    /// `what` was not finite at `step`.
+    pub(crate) fn diverged(step: u64, what: impl std::fmt::Display) -> Self {
+        Self { stage: Stage::Train, message: what.to_string(), diverged_at: Some(step) }
+    }
+
+    fn into_status(self) -> Status {
+        match self.diverged_at {
+            Some(step) => Status::Diverged { step, what: self.message },
+            None => Status::Failed { stage: self.stage, message: self.message },
+        }
+    }
+}
+
+/// Where a trial's events go.
+pub(crate) struct Teller(std::io::Stdout);
+
+impl Teller {
+    /// Tells one event. A parent that is gone is noticed by the lifeline, not here.
+    pub(crate) fn tell(&self, event: &Event) {
+        let mut line = serde_json::to_vec(event).expect("an event is plain data");
+        line.push(b'\n');
+        let mut out = self.0.lock();
+        let _ = out.write_all(&line).and_then(|()| out.flush());
+    }
+
+    /// Tells that a stage begins.
+    pub(crate) fn stage(&self, stage: Stage) {
+        self.tell(&Event::Stage { stage });
+    }
+}
+
+/// Reads the order, carries it out, tells the outcome; the exit code is 0 whenever an outcome was told.
+pub(crate) fn main() -> i32 {
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    let order: Order =
+        match read.map_err(|e| e.to_string()).and_then(|_| serde_json::from_str(&line).map_err(|e| e.to_string())) {
+            Ok(order) => order,
+            Err(reason) => {
+                complain(&format!("`bench trial` is for `bench` itself; no order on stdin: {reason}"));
+                return exit::USAGE;
+            }
+        };
+    end_with_parent();
+    let teller = Teller(std::io::stdout());
+    let outcome = carry_out(&order, &teller).unwrap_or_else(|failure| Outcome::bare(failure.into_status()));
+    teller.tell(&Event::Ended { outcome: Box::new(outcome) });
+    exit::DONE
+}
+
+/// Ends this process when its standard input closes: the parent is gone, and the next one must find the run
+/// directory still.
+fn end_with_parent() {
+    std::thread::spawn(|| {
+        let mut stdin = std::io::stdin().lock();
+        let mut buffer = [0u8; 64];
+        while !matches!(stdin.read(&mut buffer), Ok(0) | Err(_)) {}
+        #[expect(clippy::exit, reason = "nobody is left to tell")]
+        std::process::exit(exit::OUTSTANDING);
+    });
+}
+
+fn carry_out(order: &Order, teller: &Teller) -> Result<Outcome, Failure> {
+    let run = RunDirectory::at(&order.run);
+    let folder = run.trial(&order.trial.id);
+    let path = folder.join("lock");
+    let cannot = |error: std::io::Error| Failure::at(Stage::Write, format!("cannot write {}: {error}", path.display()));
+    let lock = OpenOptions::new().create(true).append(true).open(&path).map_err(cannot)?;
+    // A child of a run that was killed may need a moment to notice; nobody else holds this lock.
+    lock.lock().map_err(cannot)?;
+    files::remove_leftovers(&folder);
+    let outcome = train::carry_out(&order.trial, &run, &order.device, teller);
+    drop(lock);
+    outcome
+}
+
+#[expect(clippy::print_stderr, reason = "where errors are told")]
+fn complain(message: &str) {
+    eprintln!("error: {message}");
+}

@@ -1,0 +1,401 @@
+//! Training: from an order to an outcome, going on from a checkpoint where there is one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backbones::BatchStatistics;
+use candle_core::{Device, Tensor};
+use datasets::{Dataset, DecodedSet, Loader, TrainPlan, ViewBatch, WantViews};
+use kernels::optim::{CosineSchedule, clip_scale, gradient_norm};
+use losses::{Batch, LossOut};
+use random::{Axis, Seeds};
+use records::event::Outcome;
+use records::{Best, Cost, DatasetFacts, Digest, EpochPoint, Event, FileRef, Stage, Status, predictions};
+
+use super::checkpoint::{self, Progress};
+use super::evaluate::{Evaluation, evaluate};
+use super::model::{AveragedNetwork, Network};
+use super::optimizer::Optimizer;
+use super::{Failure, Teller};
+use crate::clock::Stopwatch;
+use crate::files;
+use crate::host;
+use crate::plan::Trial;
+use crate::run::directory::RunDirectory;
+use crate::suite::Schedule;
+
+/// Seconds between two step events.
+const STEP_EVENT_SECONDS: f64 = 0.2;
+
+/// Prefix of the network's tensors in a checkpoint.
+const MODEL: &str = "model.";
+
+/// Carries a trial out.
+pub(crate) fn carry_out(trial: &Trial, run: &RunDirectory, device: &str, teller: &Teller) -> Result<Outcome, Failure> {
+    let clock = Stopwatch::start();
+    let device = match device {
+        "cpu" => Device::Cpu,
+        other => return Err(Failure::at(Stage::Start, format!("device `{other}` is not part of this build"))),
+    };
+    teller.stage(Stage::Data);
+    let data = Images::read(trial)?;
+    teller.stage(Stage::Model);
+    let mut training = Training::new(trial, &data, device, run)?;
+    let resumed_at_step = training.progress.step;
+    teller.tell(&Event::Training {
+        epochs: trial.protocol.epochs,
+        steps_per_epoch: training.steps_per_epoch,
+        resumed_at_step,
+        data: data.facts(),
+    });
+    teller.stage(Stage::Train);
+    let mut last = None;
+    while training.progress.epoch < trial.protocol.epochs {
+        last = training.epoch(teller)?;
+    }
+    teller.stage(Stage::Evaluate);
+    // The last epoch is always evaluated; only a trial that was stopped after its last checkpoint does it here.
+    let evaluation = match last {
+        Some(evaluation) => evaluation,
+        None => training.evaluate()?,
+    };
+    teller.stage(Stage::Write);
+    finish(trial, run, &data, training, evaluation, resumed_at_step, clock)
+}
+
+/// Writes the predictions and sums the trial up.
+fn finish(
+    trial: &Trial,
+    run: &RunDirectory,
+    data: &Images,
+    training: Training,
+    evaluation: Evaluation,
+    resumed_at_step: u64,
+    clock: Stopwatch,
+) -> Result<Outcome, Failure> {
+    let text = predictions::to_csv(&evaluation.predictions);
+    let relative = RunDirectory::predictions(&trial.id);
+    let path = run.path().join(&relative);
+    files::write_atomically(&path, text.as_bytes())
+        .map_err(|e| Failure::at(Stage::Write, format!("cannot write {}: {e}", path.display())))?;
+    let (params, params_train_only) = training.network.count();
+    Ok(Outcome {
+        status: Status::Done,
+        scores: Some(evaluation.scores),
+        best: training.progress.best,
+        weights: Some(checkpoint::digest(&training.network.store.tensors())?),
+        cost: Some(Cost {
+            params,
+            params_train_only,
+            steps: training.progress.step,
+            step_ms: median(&training.step_ms),
+            images_per_s: training.images as f64 / training.epoch_seconds.max(f64::MIN_POSITIVE),
+            peak_memory_mb: host::peak_memory_mb().unwrap_or(0.0),
+            seconds: clock.seconds(),
+            resumed_at_step,
+        }),
+        curve: training.progress.curve,
+        data: Some(data.facts()),
+        predictions: Some(FileRef { path: relative, sha256: Digest::of(text.as_bytes()) }),
+    })
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]),
+    }
+}
+
+/// The dataset, decoded.
+struct Images {
+    dataset: Dataset,
+    train: Arc<DecodedSet>,
+    test: DecodedSet,
+}
+
+impl Images {
+    fn read(trial: &Trial) -> Result<Self, Failure> {
+        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Data, e);
+        let dataset = datasets::load(&trial.dataset, &trial.dataset_config, &trial.base).map_err(|e| failed(&e))?;
+        if dataset.digest != trial.dataset_digest {
+            return Err(Failure::at(Stage::Data, "the dataset has changed since the run was planned; run it again"));
+        }
+        let working = trial.protocol.working();
+        let train = DecodedSet::new(&dataset.train, working).map_err(|e| failed(&e))?;
+        let test = DecodedSet::new(&dataset.test, working).map_err(|e| failed(&e))?;
+        Ok(Self { dataset, train: Arc::new(train), test })
+    }
+
+    fn facts(&self) -> DatasetFacts {
+        DatasetFacts {
+            classes: self.dataset.classes.len() as u64,
+            train: self.dataset.train.len() as u64,
+            test: self.dataset.test.len() as u64,
+            digest: Digest::from_hex(&self.dataset.digest),
+            notices: self.dataset.notices.clone(),
+        }
+    }
+}
+
+/// A trial in training.
+struct Training<'a> {
+    trial: &'a Trial,
+    data: &'a Images,
+    device: Device,
+    seeds: Seeds,
+    network: Network,
+    teacher: Option<AveragedNetwork>,
+    optimizer: Optimizer,
+    schedule: CosineSchedule,
+    steps_per_epoch: u64,
+    total_steps: u64,
+    checkpoint: PathBuf,
+    progress: Progress,
+    /// Milliseconds of the steps of this attempt.
+    step_ms: Vec<f64>,
+    /// Images that this attempt has trained on, and the seconds of its epochs without evaluation.
+    images: u64,
+    epoch_seconds: f64,
+}
+
+impl<'a> Training<'a> {
+    fn new(trial: &'a Trial, data: &'a Images, device: Device, run: &RunDirectory) -> Result<Self, Failure> {
+        let network = Network::new(trial, data.dataset.classes.len(), &device)?;
+        let teacher = AveragedNetwork::of(trial, &network, &device)?;
+        let optimizer = Optimizer::new(&trial.protocol.optimizer, network.store.parameters())?;
+        let steps_per_epoch =
+            datasets::batches(&(0..data.train.len()).collect::<Vec<_>>(), trial.protocol.batch_size, true).len() as u64;
+        let Schedule::Cosine(cosine) = &trial.protocol.schedule;
+        let total_steps = trial.protocol.epochs * steps_per_epoch;
+        let schedule = CosineSchedule::new(
+            trial.protocol.optimizer.learning_rate(),
+            cosine.warmup_epochs * steps_per_epoch,
+            total_steps,
+            cosine.min_learning_rate,
+        )
+        .map_err(|e| Failure::at(Stage::Model, e))?;
+        let mut training = Self {
+            trial,
+            data,
+            seeds: Seeds::new(trial.seed),
+            network,
+            teacher,
+            optimizer,
+            schedule,
+            steps_per_epoch,
+            total_steps,
+            checkpoint: run.trial(&trial.id).join("checkpoint.safetensors"),
+            progress: Progress::start(&trial.id),
+            step_ms: vec![],
+            images: 0,
+            epoch_seconds: 0.0,
+            device,
+        };
+        training.resume()?;
+        Ok(training)
+    }
+
+    /// Goes on from the checkpoint, if there is one.
+    fn resume(&mut self) -> Result<(), Failure> {
+        let Some((progress, tensors)) = checkpoint::load(&self.checkpoint, &self.trial.id, &self.device)? else {
+            return Ok(());
+        };
+        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let model: BTreeMap<String, Tensor> = tensors
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(MODEL)?.to_owned(), tensor.clone())))
+            .collect();
+        self.network.store.load(&model).map_err(|e| failed(&e))?;
+        if let Some(averaged) = &mut self.teacher {
+            averaged.load_state(&tensors)?;
+        }
+        self.optimizer.load_state(&tensors, progress.step)?;
+        self.progress = progress;
+        Ok(())
+    }
+
+    fn save(&self, teller: &Teller) -> Result<(), Failure> {
+        let mut tensors = self.optimizer.state();
+        let model = self.network.store.tensors().into_iter().map(|(name, t)| (format!("{MODEL}{name}"), t));
+        tensors.extend(model);
+        if let Some(averaged) = &self.teacher {
+            tensors.extend(averaged.state()?);
+        }
+        checkpoint::save(&self.checkpoint, &self.progress, &tensors)?;
+        teller.tell(&Event::Checkpoint { step: self.progress.step });
+        Ok(())
+    }
+
+    /// Trains one epoch; evaluates and saves where the protocol says so. The evaluation of the last epoch comes back.
+    fn epoch(&mut self, teller: &Teller) -> Result<Option<Evaluation>, Failure> {
+        let clock = Stopwatch::start();
+        let index = self.progress.epoch;
+        let mut sums = Sums::default();
+        let mut since_event: Option<Stopwatch> = None;
+        for batch in self.loader(index)? {
+            let rate = self.schedule.at(self.progress.step);
+            let images = batch.labels.len();
+            let step_clock = Stopwatch::start();
+            let (out, norm) = self.step(batch, rate)?;
+            self.step_ms.push(1e3 * step_clock.seconds());
+            self.images += images as u64;
+            let loss = sums.add(&out, norm, rate)?;
+            if since_event.is_none_or(|s| s.seconds() >= STEP_EVENT_SECONDS) {
+                since_event = Some(Stopwatch::start());
+                let images_per_s = self.images as f64 / (self.epoch_seconds + clock.seconds());
+                teller.tell(&Event::Step { step: self.progress.step, loss, images_per_s });
+            }
+        }
+        self.epoch_seconds += clock.seconds();
+        self.progress.epoch += 1;
+        let epoch = self.progress.epoch;
+        let is_last = epoch == self.trial.protocol.epochs;
+        let evaluation =
+            if is_last || epoch % self.trial.protocol.evaluate_epochs == 0 { Some(self.evaluate()?) } else { None };
+        let top1 = evaluation.as_ref().map(|e| e.scores.top1);
+        if let Some(top1) = top1.filter(|&t| self.progress.best.is_none_or(|best| t > best.top1)) {
+            self.progress.best = Some(Best { top1, epoch });
+        }
+        let point = sums.point(epoch, top1);
+        teller.tell(&Event::Epoch { point: point.clone() });
+        self.progress.curve.push(point);
+        if is_last || epoch % self.trial.checkpoint_epochs == 0 {
+            self.save(teller)?;
+        }
+        Ok(evaluation.filter(|_| is_last))
+    }
+
+    fn loader(&self, epoch: u64) -> Result<Loader, Failure> {
+        let protocol = &self.trial.protocol;
+        let order = datasets::epoch_order(self.seeds, epoch, self.data.train.len());
+        let views = self.trial.method_config.views();
+        let plan = TrainPlan {
+            augment: protocol.augment.clone(),
+            size: protocol.input_size,
+            norm: protocol.normalise,
+            seeds: self.seeds,
+            epoch,
+            want: WantViews { positive: views.positive, teacher: views.teacher },
+        };
+        let batches = datasets::batches(&order, protocol.batch_size, true);
+        Ok(Loader::new(Arc::clone(&self.data.train), batches, plan, None))
+    }
+
+    /// One step; the norm of its gradient comes back with the loss.
+    fn step(&mut self, batch: ViewBatch, rate: f64) -> Result<(LossOut, f64), Failure> {
+        let step = self.progress.step + 1;
+        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
+        let out = self.loss(batch, step)?;
+        let loss = out.total.to_dtype(candle_core::DType::F64).and_then(|t| t.to_scalar::<f64>());
+        if !loss.map_err(|e| failed(&e))?.is_finite() {
+            return Err(Failure::diverged(step, "the loss"));
+        }
+        let gradients = out.total.backward().map_err(|e| failed(&e))?;
+        let norm = gradient_norm(self.optimizer.parameters(), &gradients).map_err(|e| failed(&e))?;
+        if !norm.is_finite() {
+            return Err(Failure::diverged(step, "the gradient"));
+        }
+        let scale = self.trial.protocol.clip_norm.map_or(Ok(1.0), |max| clip_scale(norm, max));
+        let scale = scale.map_err(|e| failed(&e))?;
+        self.optimizer.step(&gradients, rate, scale).map_err(|e| failed(&e))?;
+        self.progress.step = step;
+        if let Some(averaged) = &mut self.teacher {
+            averaged.update(&self.network, step, self.total_steps)?;
+        }
+        Ok((out, norm))
+    }
+
+    fn loss(&self, batch: ViewBatch, step: u64) -> Result<LossOut, Failure> {
+        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
+        let (count, size) = (batch.labels.len(), self.trial.protocol.input_size);
+        let images = |views: Vec<f32>| Tensor::from_vec(views, (count, 3, size, size), &self.device);
+        let anchor = images(batch.anchor).map_err(|e| failed(&e))?;
+        let positive = batch.positive.map(images).transpose().map_err(|e| failed(&e))?;
+        let forward = |x: &Tensor| self.network.backbone.forward_t(x, BatchStatistics::Train);
+        let anchor_map = forward(&anchor).map_err(|e| failed(&e))?;
+        let positive_map = positive.as_ref().map(forward).transpose().map_err(|e| failed(&e))?;
+        let teacher_tokens = match (&self.teacher, batch.teacher) {
+            (Some(averaged), Some(views)) => Some(averaged.tokens(&images(views).map_err(|e| failed(&e))?)?),
+            _ => None,
+        };
+        let stream = self.seeds.stream(Axis::Objective, &[step]);
+        let batch = Batch {
+            anchor_map: &anchor_map,
+            positive_map: positive_map.as_ref(),
+            teacher_tokens: teacher_tokens.as_ref(),
+            labels: &batch.labels,
+            stream: &stream,
+        };
+        self.network.method.loss(&batch).map_err(|e| match e.is_non_finite() {
+            true => Failure::diverged(step, format!("the input of a kernel ({e})")),
+            false => failed(&e),
+        })
+    }
+
+    fn evaluate(&self) -> Result<Evaluation, Failure> {
+        let (items, classes) = (&self.data.dataset.test, self.data.dataset.classes.len());
+        evaluate(&self.network, &self.data.test, items, classes, &self.trial.protocol, &self.device)
+    }
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Default)]
+struct Sums {
+    steps: u64,
+    loss: f64,
+    norm: f64,
+    rate: f64,
+    terms: BTreeMap<String, f64>,
+    diagnostics: BTreeMap<String, (f64, u64)>,
+}
+
+impl Sums {
+    /// Adds a step and returns its loss.
+    fn add(&mut self, out: &LossOut, norm: f64, rate: f64) -> Result<f64, Failure> {
+        let loss = out.total.to_dtype(candle_core::DType::F64).and_then(|t| t.to_scalar::<f64>());
+        let loss = loss.map_err(|e| Failure::at(Stage::Train, e))?;
+        self.steps += 1;
+        self.loss += loss;
+        self.norm += norm;
+        self.rate = rate;
+        for (name, value) in &out.terms {
+            *self.terms.entry(name.clone()).or_default() += value;
+        }
+        for (name, &value) in &out.diagnostics {
+            let (sum, count) = self.diagnostics.entry(name.clone()).or_insert((initial(name), 0));
+            *sum = if is_minimum(name) { sum.min(value) } else { *sum + value };
+            *count += 1;
+        }
+        Ok(loss)
+    }
+
+    fn point(&self, epoch: u64, test_top1: Option<f64>) -> EpochPoint {
+        let steps = self.steps.max(1) as f64;
+        let diagnostic = |(name, (sum, count)): (&String, &(f64, u64))| {
+            (name.clone(), if is_minimum(name) { *sum } else { sum / (*count).max(1) as f64 })
+        };
+        EpochPoint {
+            epoch,
+            loss: self.loss / steps,
+            terms: self.terms.iter().map(|(name, sum)| (name.clone(), sum / steps)).collect(),
+            learning_rate: self.rate,
+            gradient_norm: self.norm / steps,
+            diagnostics: self.diagnostics.iter().map(diagnostic).collect(),
+            test_top1,
+        }
+    }
+}
+
+/// A diagnostic whose smallest value over the epoch counts, not its mean.
+fn is_minimum(name: &str) -> bool {
+    name.ends_with("_min")
+}
+
+fn initial(name: &str) -> f64 {
+    if is_minimum(name) { f64::INFINITY } else { 0.0 }
+}

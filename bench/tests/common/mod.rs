@@ -1,0 +1,130 @@
+//! What the tests of the command share: a tiny suite, and a runner of the real binary.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Columns of results.csv that tell of time or of the attempt, not of the result.
+pub const TIMING: &[&str] = reports::TIMING_COLUMNS;
+
+/// A suite that runs in seconds: `methods` are lines of `[methods.*]` tables, `datasets` likewise.
+pub fn suite(epochs: u64, methods: &str, datasets: &str) -> String {
+    format!(
+        r#"description = "tiny"
+seeds = [7]
+
+[protocol]
+input_size = 32
+resize = 36
+working_size = 40
+epochs = {epochs}
+batch_size = 6
+evaluate_epochs = 2
+optimizer = {{ adamw = {{ learning_rate = 2e-3 }} }}
+schedule = {{ cosine = {{ warmup_epochs = 1 }} }}
+
+[backbones.tiny]
+resnet = {{ blocks = [1, 1, 1, 1], widths = [8, 8, 12, 12], stem_width = 8, strides = [1, 1, 1, 1], block = "basic" }}
+
+{methods}
+{datasets}
+"#
+    )
+}
+
+pub const THREE_METHODS: &str = r"
+[methods.ce]
+ce = {}
+[methods.pac-mcl-bw]
+pac-mcl-bw = { parts = 2, dim = 4 }
+[methods.cotap]
+cotap = { hidden = 16, output = 8 }
+";
+
+pub const TWO_DATASETS: &str = r"
+[datasets.cotton]
+generated = { classes = 4, train_per_class = 3, test_per_class = 3, size = 40, seed = 1 }
+[datasets.soy]
+generated = { classes = 3, train_per_class = { min = 3, max = 5 }, test_per_class = 3, size = 40, seed = 2 }
+";
+
+/// A folder with a suite file in it.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn with_suite(text: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tiny.toml"), text).unwrap();
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `bench --suite tiny.toml --out <out> <arguments>`, in this folder.
+    pub fn command(&self, out: &str, arguments: &[&str]) -> Command {
+        let mut command = self.bench(&["--suite", "tiny.toml", "--out", out]);
+        command.args(arguments);
+        command
+    }
+
+    /// `bench <arguments>`, in this folder.
+    pub fn bench(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+        command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs to the end and asserts the exit code.
+    #[track_caller]
+    pub fn run(&self, out: &str, arguments: &[&str], code: i32) -> Said {
+        Said::of(self.command(out, arguments).output().unwrap(), code)
+    }
+
+    /// results.csv of a run without the columns of time, sorted as it is.
+    pub fn results(&self, out: &str) -> Vec<BTreeMap<String, String>> {
+        results(&self.path(out).join("results.csv"))
+    }
+}
+
+/// The rows of a results.csv by column, without those of time.
+pub fn results(path: &Path) -> Vec<BTreeMap<String, String>> {
+    let mut reader = csv::Reader::from_path(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    reader
+        .deserialize::<BTreeMap<String, String>>()
+        .map(|row| {
+            let mut row = row.unwrap();
+            TIMING.iter().for_each(|column| assert!(row.remove(*column).is_some(), "no column {column}"));
+            row
+        })
+        .collect()
+}
+
+/// What a command said.
+pub struct Said {
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    #[track_caller]
+    pub fn of(output: Output, code: i32) -> Self {
+        let said = Self {
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        };
+        assert_eq!(output.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", said.stdout, said.stderr);
+        said
+    }
+
+    #[track_caller]
+    pub fn stderr_has(&self, parts: &[&str]) {
+        for part in parts {
+            assert!(self.stderr.contains(part), "no `{part}` in:\n{}", self.stderr);
+        }
+    }
+}

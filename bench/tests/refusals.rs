@@ -1,0 +1,113 @@
+//! Bad input ends with its exit code and a message that names the place and what to do; nothing is half-written.
+
+mod common;
+
+use common::{Place, Said, THREE_METHODS, TWO_DATASETS, suite};
+
+fn tiny() -> String {
+    suite(1, THREE_METHODS, TWO_DATASETS)
+}
+
+#[test]
+fn misspelt_names_are_exit_2_with_file_line_column_and_the_accepted_names() {
+    for (from, to, wanted) in [
+        ("epochs = 1", "epoch = 1", ["tiny.toml:9:1:", "unknown field `epoch`", "`batch_size`"]),
+        ("pac-mcl-bw = {", "pac-mcl = {", ["tiny.toml:22:1:", "unknown variant `pac-mcl`", "`pac-mcl-bw`"]),
+        ("generated = {", "generatd = {", ["tiny.toml:27:1:", "unknown variant `generatd`", "`parquet`"]),
+        ("parts = 2", "part = 2", ["tiny.toml:22:16:", "unknown field `part`", "`parts`"]),
+        ("resnet = {", "resnett = {", ["tiny.toml:16:1:", "unknown variant `resnett`", "`resnet`"]),
+        ("classes = 4", "classes = \"4\"", ["tiny.toml:27:25:", "invalid type: string", "expected"]),
+        ("seeds = [7]", "seeds = [7, 7]", ["tiny.toml:2:9:", "`seeds`", "twice"]),
+        ("epochs = 1", "epochs = 0", ["tiny.toml:9:1:", "`protocol.epochs`", "1 to 100000"]),
+        ("margin", "margin", ["", "", ""]),
+    ] {
+        let text = tiny().replacen(from, to, 1);
+        if from == to {
+            continue;
+        }
+        let place = Place::with_suite(&text);
+        let said = place.run("run", &[], 2);
+        said.stderr_has(&wanted);
+        said.stderr_has(&["\nhint: "]);
+        assert!(!place.path("run").exists(), "nothing is written for a suite that is refused");
+    }
+}
+
+#[test]
+fn unknown_suites_and_arguments_are_exit_2_and_say_what_there_is() {
+    let place = Place::with_suite(&tiny());
+    Said::of(place.bench(&["--suite", "ufg-smok"]).output().unwrap(), 2).stderr_has(&["`ufg-smok`", "ufg-smoke"]);
+    Said::of(place.bench(&["--suite", "no/such.toml"]).output().unwrap(), 2).stderr_has(&["no/such.toml"]);
+    Said::of(place.bench(&[]).output().unwrap(), 2).stderr_has(&["no suite given", "--suite ufg-smoke"]);
+    place.run("run", &["--only", "methd=ce"], 2).stderr_has(&["`methd`", "method, dataset"]);
+    place.run("run", &["--device", "gpu"], 2).stderr_has(&["unknown device `gpu`", "cuda:N"]);
+    place.run("run", &["--jobs", "0"], 2);
+    place.run("run", &["--device", "cuda:0"], 3).stderr_has(&["cuda:0", "--device cpu"]);
+}
+
+#[test]
+fn an_empty_selection_is_exit_4_and_names_what_there_is() {
+    let place = Place::with_suite(&tiny());
+    place.run("run", &["--only", "method=triplet"], 4).stderr_has(&["method=triplet", "pac-mcl-bw", "cotton"]);
+    assert!(!place.path("run").exists());
+}
+
+#[test]
+fn missing_data_is_exit_3_with_path_and_hint() {
+    for (kind, wanted) in [("parquet", "gone.parquet"), ("folder", "gone.parquet")] {
+        let datasets = format!("[datasets.mine]\n{kind} = {{ path = \"gone.parquet\" }}\n");
+        let place = Place::with_suite(&suite(1, THREE_METHODS, &datasets));
+        place.run("run", &[], 3).stderr_has(&["dataset `mine`", wanted, "\nhint: "]);
+    }
+    // A file where a folder should be.
+    let place = Place::with_suite(&suite(1, THREE_METHODS, "[datasets.mine]\nfolder = { path = \"tiny.toml\" }\n"));
+    place.run("run", &[], 3).stderr_has(&["tiny.toml", "\nhint: "]);
+    // A parquet file that is none.
+    let place = Place::with_suite(&suite(1, THREE_METHODS, "[datasets.mine]\nparquet = { path = \"tiny.toml\" }\n"));
+    place.run("run", &[], 3).stderr_has(&["tiny.toml", "\nhint: "]);
+}
+
+#[test]
+fn an_output_directory_that_cannot_be_written_is_exit_3() {
+    let place = Place::with_suite(&tiny());
+    // A file in the place of the directory.
+    std::fs::write(place.path("file"), "").unwrap();
+    place.run("file/run", &["--only", "method=ce"], 3).stderr_has(&["file/run", "\nhint: "]);
+    // Nobody may create a directory there.
+    place.run("/proc/run", &["--only", "method=ce"], 3).stderr_has(&["/proc/run", "\nhint: "]);
+}
+
+/// `/dev/full` accepts every open and refuses every byte, as a full disk does.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_exit_3_and_loses_nothing() {
+    let place = Place::with_suite(&tiny());
+    std::fs::create_dir(place.path("run")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", place.path("run/records.jsonl")).unwrap();
+    place.run("run", &["--only", "method=ce,dataset=soy"], 3).stderr_has(&["records.jsonl", "make room"]);
+    std::fs::remove_file(place.path("run/records.jsonl")).unwrap();
+    place.run("run", &["--only", "method=ce,dataset=soy"], 0);
+    assert_eq!(place.results("run").len(), 1);
+}
+
+#[test]
+fn a_run_directory_of_another_suite_or_in_use_is_refused() {
+    let place = Place::with_suite(&tiny());
+    place.run("run", &["--only", "method=ce,dataset=soy"], 0);
+    std::fs::rename(place.path("tiny.toml"), place.path("other.toml")).unwrap();
+    let said = place.bench(&["--suite", "other.toml", "--out", "run"]).output().unwrap();
+    Said::of(said, 3).stderr_has(&["suite `tiny`, not of `other`"]);
+    let lock = std::fs::OpenOptions::new().append(true).open(place.path("run/lock")).unwrap();
+    lock.lock().unwrap();
+    let said = place.bench(&["--suite", "other.toml", "--out", "run"]).output().unwrap();
+    Said::of(said, 3).stderr_has(&["in use", "--out"]);
+}
+
+#[test]
+fn reports_of_what_is_no_run_are_refused() {
+    let place = Place::with_suite(&tiny());
+    for command in ["report", "status"] {
+        let said = place.bench(&[command, "nowhere"]).output().unwrap();
+        Said::of(said, 3).stderr_has(&["nowhere", "no run directory"]);
+    }
+}

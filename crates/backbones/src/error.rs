@@ -1,0 +1,73 @@
+//! What a backbone or its parameters can refuse.
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a backbone could not be built, run or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A configuration that describes no network.
+    #[error("backbone: `{field}` = {value}, expected {expected}")]
+    Config {
+        /// The field, as in the suite file.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed, in words.
+        expected: &'static str,
+    },
+    /// Tensors that are not those of the store.
+    #[error("the tensors do not fit the parameters: {0}")]
+    Load(Misfits),
+    /// Running statistics of a network over plain tensors, which cannot be updated.
+    #[error(
+        "`{name}` is a plain tensor and cannot follow the batch: run this network with `TrainFrozen` or `Eval` statistics, \
+         or build it over a parameter store"
+    )]
+    FrozenStatistics {
+        /// The buffer.
+        name: String,
+    },
+    /// A kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] kernels::Error),
+    /// The tensor library refused.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Which tensors do not fit, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Misfits {
+    /// In the store and not among the tensors.
+    pub missing: Vec<String>,
+    /// Among the tensors and not in the store.
+    pub unexpected: Vec<String>,
+    /// Name, shape of the tensor, shape in the store.
+    pub misshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Tensors that are no floats, with their dtypes.
+    pub not_floats: Vec<(String, candle_core::DType)>,
+}
+
+impl Misfits {
+    /// Whether everything fits.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::fmt::Display for Misfits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        for (what, names) in [("missing", &self.missing), ("unexpected", &self.unexpected)] {
+            if !names.is_empty() {
+                parts.push(format!("{what} {}: {}", names.len(), names.join(", ")));
+            }
+        }
+        parts.extend(
+            self.misshaped.iter().map(|(name, got, want)| format!("`{name}` has shape {got:?}, expected {want:?}")),
+        );
+        parts.extend(self.not_floats.iter().map(|(name, dtype)| format!("`{name}` is {dtype:?}, expected a float")));
+        f.write_str(&parts.join("; "))
+    }
+}

@@ -1,0 +1,136 @@
+//! Contiguous host slices of tensors, and scratch memory that a worker keeps between calls.
+
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor, WithDType};
+
+use crate::{Error, Result};
+
+/// A float type that the training ops compute in.
+pub(crate) trait Real: WithDType {
+    /// 0.
+    const ZERO: Self;
+    /// −∞.
+    const LOWEST: Self;
+
+    /// Widens to float64.
+    fn up(self) -> f64;
+
+    /// Rounds from float64.
+    fn down(value: f64) -> Self;
+
+    /// Runs `f` on at least `len` numbers of this thread's scratch memory; what they hold is arbitrary.
+    /// `f` must not call rayon: another task of this thread would find the scratch memory in use.
+    fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
+}
+
+macro_rules! real {
+    ($t:ty) => {
+        impl Real for $t {
+            const ZERO: Self = 0.0;
+            const LOWEST: Self = <$t>::NEG_INFINITY;
+
+            #[inline(always)]
+            fn up(self) -> f64 {
+                self as f64
+            }
+
+            #[inline(always)]
+            fn down(value: f64) -> Self {
+                value as $t
+            }
+
+            fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R {
+                thread_local! {
+                    static SCRATCH: RefCell<Vec<$t>> = const { RefCell::new(Vec::new()) };
+                }
+                SCRATCH.with_borrow_mut(|scratch| {
+                    if scratch.len() < len {
+                        scratch.resize(len, 0.0);
+                    }
+                    f(&mut scratch[..len])
+                })
+            }
+        }
+    };
+}
+real!(f32);
+real!(f64);
+
+/// Float32 or float64, or an error.
+pub(crate) fn check_dtype(op: &'static str, tensor: &Tensor) -> Result<()> {
+    match tensor.dtype() {
+        DType::F32 | DType::F64 => Ok(()),
+        got => Err(Error::Dtype { op, got }),
+    }
+}
+
+/// The numbers of a contiguous layout.
+pub(crate) fn slice_of<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("a training op met a tensor that is not contiguous: {layout:?}")
+    };
+    Ok(&storage.as_slice::<T>()?[start..end])
+}
+
+/// A contiguous tensor on the CPU, held for reading.
+pub(crate) struct Held<'a> {
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl<'a> Held<'a> {
+    /// Takes the tensor's read lock.
+    pub(crate) fn new(tensor: &'a Tensor) -> Self {
+        let (storage, layout) = tensor.storage_and_layout();
+        Self { storage, layout }
+    }
+
+    /// Its numbers, row-major.
+    pub(crate) fn slice<T: Real>(&self) -> candle_core::Result<&[T]> {
+        match &*self.storage {
+            Storage::Cpu(storage) => slice_of(storage, self.layout),
+            _ => candle_core::bail!("the training ops run on the CPU; this tensor lies on another device"),
+        }
+    }
+}
+
+/// Runs a generic function for the float type of a CPU storage.
+macro_rules! by_storage {
+    ($storage:expr, $t:ident => $body:expr) => {
+        match $storage {
+            candle_core::CpuStorage::F32(_) => {
+                type $t = f32;
+                $body
+            }
+            candle_core::CpuStorage::F64(_) => {
+                type $t = f64;
+                $body
+            }
+            other => Err(candle_core::Error::UnsupportedDTypeForOp(
+                candle_core::backend::BackendStorage::dtype(other),
+                "training op",
+            )
+            .bt()),
+        }
+    };
+}
+pub(crate) use by_storage;
+
+/// Runs a generic function for the float type of a tensor.
+macro_rules! by_dtype {
+    ($tensor:expr, $t:ident => $body:expr) => {
+        match $tensor.dtype() {
+            candle_core::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            candle_core::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            other => Err(candle_core::Error::UnsupportedDTypeForOp(other, "training op").bt()),
+        }
+    };
+}
+pub(crate) use by_dtype;

@@ -1,0 +1,233 @@
+//! Two-dimensional convolution with a backward pass of its own.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::columns::Geometry;
+use super::{dense, depthwise};
+use crate::{Error, Result};
+
+const OP: &str = "conv2d";
+
+/// How a kernel moves over an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dConfig {
+    /// Pixels between neighbouring outputs.
+    pub stride: usize,
+    /// Zeros around the image, on each side.
+    pub padding: usize,
+    /// Pixels between neighbouring taps.
+    pub dilation: usize,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+}
+
+impl Default for Conv2dConfig {
+    fn default() -> Self {
+        Self { stride: 1, padding: 0, dilation: 1, groups: 1 }
+    }
+}
+
+impl Conv2dConfig {
+    /// Output size for an input of `size` pixels under a kernel of `kernel` taps,
+    /// `⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1`; `None` where the kernel does not fit.
+    pub fn output_size(&self, size: usize, kernel: usize) -> Option<usize> {
+        let span = self.dilation * kernel.checked_sub(1)? + 1;
+        (size + 2 * self.padding).checked_sub(span).map(|rest| rest / self.stride + 1)
+    }
+}
+
+/// Convolution as deep learning means it (a cross-correlation):
+/// `y[b,o,p,q] = bias[o] + Σ_{c,i,j} w[o,c,i,j] · x[b, g·C/groups + c, p·stride + i·dilation − padding, q·stride + …]`
+/// with `g` the group of `o`, and `x` zero outside the image.
+///
+/// `x` is [B, C, H, W], `weight` [O, C/groups, kh, kw], `bias` [O]; the result is [B, O, H', W'] with
+/// [`Conv2dConfig::output_size`]. Differentiable in all three; gradients that nobody tracks are not computed.
+///
+/// The products are matrix products on column buffers of a few images at a time, reused by each worker; a 1×1
+/// kernel of stride 1 needs no columns; one input channel per group (depthwise) runs as a direct loop. The filter
+/// gradient is accumulated over at most eight fixed pieces of the batch that are added in order, so values and
+/// gradients are the same bits for any number of threads.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::Attribute`] or [`Error::Dtype`] where the arguments do not fit together.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
+    let geometry = geometry(x, weight, bias, config)?;
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    Ok(match bias {
+        None => x.apply_op2(&weight, Conv { geometry })?,
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Conv { geometry })?,
+    })
+}
+
+fn geometry(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Geometry> {
+    check_config(config)?;
+    let shape =
+        |name, tensor: &Tensor, expected: String| Error::Shape { op: OP, name, got: tensor.dims().to_vec(), expected };
+    let &[batch, c_in, height, width] = x.dims() else {
+        return Err(shape("x", x, "[B, C, H, W]".into()));
+    };
+    let &[c_out, cg, kh, kw] = weight.dims() else {
+        return Err(shape("weight", weight, "[O, C/groups, kh, kw]".into()));
+    };
+    let groups = config.groups;
+    if c_in == 0 || c_in % groups != 0 || height == 0 || width == 0 {
+        return Err(shape("x", x, format!("channels in {groups} equal groups, and at least one pixel")));
+    }
+    if cg != c_in / groups || c_out == 0 || c_out % groups != 0 || kh == 0 || kw == 0 {
+        let expected = format!("[a positive multiple of {groups}, {}, kh ≥ 1, kw ≥ 1]", c_in / groups);
+        return Err(shape("weight", weight, expected));
+    }
+    if let Some(bias) = bias
+        && bias.dims() != [c_out]
+    {
+        return Err(shape("bias", bias, format!("[{c_out}]")));
+    }
+    for tensor in [Some(x), Some(weight), bias].into_iter().flatten() {
+        check_dtype(OP, tensor)?;
+        if tensor.dtype() != x.dtype() {
+            return Err(Error::Dtype { op: OP, got: tensor.dtype() });
+        }
+    }
+    let (Some(oh), Some(ow)) = (config.output_size(height, kh), config.output_size(width, kw)) else {
+        let expected = format!("an image that a {kh}×{kw} kernel fits into with {config:?}");
+        return Err(shape("x", x, expected));
+    };
+    Ok(Geometry { batch, c_in, height, width, c_out, kh, kw, oh, ow, config })
+}
+
+fn check_config(config: Conv2dConfig) -> Result<()> {
+    let fields = [("stride", config.stride), ("dilation", config.dilation), ("groups", config.groups)];
+    match fields.into_iter().find(|(_, value)| *value == 0) {
+        Some((name, _)) => Err(Error::Attribute { op: OP, name, value: 0.0, expected: "at least 1" }),
+        None => Ok(()),
+    }
+}
+
+struct Conv {
+    geometry: Geometry,
+}
+
+impl Conv {
+    fn output_shape(&self) -> Shape {
+        let g = &self.geometry;
+        Shape::from((g.batch, g.c_out, g.oh, g.ow))
+    }
+
+    fn forward<T: Real>(&self, x: &[T], w: &[T], bias: Option<&[T]>) -> CpuStorage {
+        let g = &self.geometry;
+        let y = if g.is_depthwise() { depthwise::forward(g, x, w, bias) } else { dense::forward(g, x, w, bias) };
+        T::to_cpu_storage_owned(y)
+    }
+
+    /// Gradients in `x` and `weight`; `None` where nobody tracks it.
+    fn backward(&self, x: &Tensor, w: &Tensor, gy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let gy = gy.contiguous()?;
+        by_dtype!(x, T => self.backward_in::<T>(x, w, &gy))
+    }
+
+    fn backward_in<T: Real>(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        gy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let g = &self.geometry;
+        let want = Want { x: x.track_op(), weight: w.track_op() };
+        let (xs, ws, gys) = (Held::new(x), Held::new(w), Held::new(gy));
+        let (x_slice, w_slice, gy_slice) = (xs.slice::<T>()?, ws.slice::<T>()?, gys.slice::<T>()?);
+        let (gx, gw) = if g.is_depthwise() {
+            depthwise::backward(g, x_slice, w_slice, gy_slice, want)
+        } else {
+            dense::backward(g, x_slice, w_slice, gy_slice, want)
+        };
+        let tensor = |values: Option<Vec<T>>, like: &Tensor| {
+            values.map(|v| Tensor::from_vec(v, like.shape(), like.device())).transpose()
+        };
+        Ok((tensor(gx, x)?, tensor(gw, w)?))
+    }
+
+    /// `Σ_{b,p,q} gy[b,o,p,q]`, accumulated in float64.
+    fn bias_gradient<T: Real>(&self, gy: &Tensor) -> candle_core::Result<Tensor> {
+        let g = &self.geometry;
+        let held = Held::new(gy);
+        let values = held.slice::<T>()?;
+        let map = g.map();
+        let sum_of = |o: usize| -> T {
+            let maps = (0..g.batch).map(|b| (b * g.c_out + o) * map);
+            T::down(maps.flat_map(|at| &values[at..at + map]).map(|v| v.up()).sum())
+        };
+        let sums: Vec<T> = (0..g.c_out).into_par_iter().map(sum_of).collect();
+        Tensor::from_vec(sums, g.c_out, gy.device())
+    }
+}
+
+/// Which gradients somebody tracks.
+#[derive(Clone, Copy)]
+pub(super) struct Want {
+    pub(super) x: bool,
+    pub(super) weight: bool,
+}
+
+impl CustomOp2 for Conv {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = by_storage!(x, T => Ok(self.forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None)))?;
+        Ok((y, self.output_shape()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        gy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        self.backward(x, w, gy)
+    }
+}
+
+impl CustomOp3 for Conv {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = by_storage!(x, T => {
+            Ok(self.forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, Some(slice_of(b, lb)?)))
+        })?;
+        Ok((y, self.output_shape()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        bias: &Tensor,
+        _y: &Tensor,
+        gy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let gy = gy.contiguous()?;
+        let (gx, gw) = self.backward(x, w, &gy)?;
+        let gb = bias.track_op().then(|| by_dtype!(gy, T => self.bias_gradient::<T>(&gy))).transpose()?;
+        Ok((gx, gw, gb))
+    }
+}

@@ -1,0 +1,295 @@
+//! Convolution by matrix products: `Y = W · columns(X)`, `∂W = ∂Y · columns(X)ᵀ`, `∂X = fold(Wᵀ · ∂Y)`.
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::buffers::Real;
+use super::columns::Geometry;
+use super::conv::Want;
+
+/// Columns that a matrix product should at least have: small maps are put side by side.
+const COLUMNS: usize = 256;
+/// Pieces of the batch over which the filter gradient is accumulated; fixed, so that sums never depend on threads.
+const PIECES: usize = 8;
+
+/// A matrix inside a slice: element `(i, j)` at `i·row + j·col`.
+#[derive(Clone, Copy)]
+struct Strides {
+    row: usize,
+    col: usize,
+}
+
+fn rows(pitch: usize) -> Strides {
+    Strides { row: pitch, col: 1 }
+}
+
+fn transposed(pitch: usize) -> Strides {
+    Strides { row: 1, col: pitch }
+}
+
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`, with `lhs` m×k, `rhs` k×n and a row-major `dst` of pitch `pitch`.
+fn product<T: Real>(
+    (m, n, k): (usize, usize, usize),
+    (dst, pitch): (&mut [T], usize),
+    accumulate: bool,
+    (lhs, ls): (&[T], Strides),
+    (rhs, rs): (&[T], Strides),
+) {
+    let last = |rows: usize, cols: usize, s: Strides| (rows - 1) * s.row + (cols - 1) * s.col;
+    assert!(m > 0 && n > 0 && k > 0, "an empty product: {m}×{n}×{k}");
+    assert!(last(m, n, rows(pitch)) < dst.len() && (pitch >= n || m == 1), "dst is too short");
+    assert!(last(m, k, ls) < lhs.len() && last(k, n, rs) < rhs.len(), "a factor is too short");
+    let one = T::down(1.0);
+    // SAFETY: the asserts above keep every element that the product touches inside the three slices, and `dst` is
+    // borrowed mutably, so it overlaps neither factor; T is f32 or f64, both of which `gemm` handles.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            pitch as isize,
+            accumulate,
+            lhs.as_ptr(),
+            ls.col as isize,
+            ls.row as isize,
+            rhs.as_ptr(),
+            rs.col as isize,
+            rs.row as isize,
+            one,
+            one,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+/// How many images share a matrix product.
+fn images_per_product(g: &Geometry) -> usize {
+    if g.is_pointwise() { 1 } else { COLUMNS.div_ceil(g.map()) }
+}
+
+/// Puts the columns of the images `first..first + count` of one group side by side.
+fn gather_columns<T: Real>(
+    g: &Geometry,
+    x: &[T],
+    group: usize,
+    images: std::ops::Range<usize>,
+    padded: &mut [T],
+    columns: &mut [T],
+) {
+    let (map, pitch) = (g.map(), g.map() * images.len());
+    for (slot, image) in images.enumerate() {
+        let from = image * g.image() + group * g.cg() * g.plane();
+        g.pad(&x[from..from + g.cg() * g.plane()], padded);
+        g.fill_columns(padded, columns, pitch, slot * map);
+    }
+}
+
+/// Output of the convolution, [B, O, H', W'].
+pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
+    let mut y = vec![T::ZERO; g.batch * g.c_out * g.map()];
+    let per_image = g.c_out * g.map();
+    let tile = images_per_product(g);
+    y.par_chunks_mut(tile * per_image).enumerate().for_each(|(index, y)| {
+        let first = index * tile;
+        for group in 0..g.config.groups {
+            forward_group(g, x, w, first..first + y.len() / per_image, group, y);
+        }
+        if let Some(bias) = bias {
+            for (map, o) in y.chunks_mut(g.map()).zip(bias.iter().cycle()) {
+                map.iter_mut().for_each(|v| *v += *o);
+            }
+        }
+    });
+    y
+}
+
+fn forward_group<T: Real>(g: &Geometry, x: &[T], w: &[T], images: std::ops::Range<usize>, group: usize, y: &mut [T]) {
+    let (og, map, taps, count) = (g.og(), g.map(), g.taps(), images.len());
+    let w = &w[group * og * taps..(group + 1) * og * taps];
+    if g.is_pointwise() {
+        for (slot, image) in images.enumerate() {
+            let from = image * g.image() + group * g.cg() * g.plane();
+            let to = (slot * g.c_out + group * og) * map;
+            let size = (og, map, taps);
+            product(size, (&mut y[to..to + og * map], map), false, (w, rows(taps)), (&x[from..], rows(map)));
+        }
+        return;
+    }
+    let pitch = count * map;
+    let padded_len = g.cg() * g.padded_plane();
+    let direct = count == 1;
+    let out_len = if direct { 0 } else { og * pitch };
+    T::with_scratch(padded_len + taps * pitch + out_len, |scratch| {
+        let (padded, rest) = scratch.split_at_mut(padded_len);
+        let (columns, out) = rest.split_at_mut(taps * pitch);
+        gather_columns(g, x, group, images, padded, columns);
+        let size = (og, pitch, taps);
+        if direct {
+            let y = &mut y[group * og * map..(group + 1) * og * map];
+            product(size, (y, map), false, (w, rows(taps)), (columns, rows(pitch)));
+        } else {
+            product(size, (out, pitch), false, (w, rows(taps)), (columns, rows(pitch)));
+            for slot in 0..count {
+                for o in 0..og {
+                    let to = (slot * g.c_out + group * og + o) * map;
+                    y[to..to + map].copy_from_slice(&out[o * pitch + slot * map..][..map]);
+                }
+            }
+        }
+    });
+}
+
+/// Gradients in `x` and `weight`, those of them that are wanted.
+pub(super) fn backward<T: Real>(
+    g: &Geometry,
+    x: &[T],
+    w: &[T],
+    gy: &[T],
+    want: Want,
+) -> (Option<Vec<T>>, Option<Vec<T>>) {
+    by_pieces(g, want, w.len(), |first, count, gx, gw| {
+        let tile = images_per_product(g).min(count);
+        let mut start = 0;
+        let (mut gx, mut gw) = (gx, gw);
+        while start < count {
+            let images = first + start..first + (start + tile).min(count);
+            let gx = gx.as_deref_mut().map(|gx| &mut gx[start * g.image()..(start + images.len()) * g.image()]);
+            let tile = Tile { g, x, w, gy, images };
+            tile.backward(gx, gw.as_deref_mut());
+            start += tile.images.len();
+        }
+    })
+}
+
+/// Runs `f(first image, images, gradient of these images, filter gradient)` on fixed pieces of the batch and adds the
+/// filter gradients in order.
+pub(super) fn by_pieces<T: Real>(
+    g: &Geometry,
+    want: Want,
+    weights: usize,
+    f: impl Fn(usize, usize, Option<&mut [T]>, Option<&mut [T]>) + Sync,
+) -> (Option<Vec<T>>, Option<Vec<T>>) {
+    let piece = g.batch.div_ceil(PIECES).max(1);
+    let mut gx = want.x.then(|| vec![T::ZERO; g.batch * g.image()]);
+    let slices: Vec<Option<&mut [T]>> = match gx.as_deref_mut() {
+        Some(gx) => gx.chunks_mut(piece * g.image()).map(Some).collect(),
+        None => (0..g.batch.div_ceil(piece)).map(|_| None).collect(),
+    };
+    let partial: Vec<Option<Vec<T>>> = slices
+        .into_par_iter()
+        .enumerate()
+        .map(|(index, gx)| {
+            let first = index * piece;
+            let mut gw = want.weight.then(|| vec![T::ZERO; weights]);
+            f(first, piece.min(g.batch - first), gx, gw.as_deref_mut());
+            gw
+        })
+        .collect();
+    let gw = want.weight.then(|| {
+        let mut parts = partial.into_iter().flatten();
+        let mut sum = parts.next().unwrap_or_else(|| vec![T::ZERO; weights]);
+        for part in parts {
+            sum.iter_mut().zip(&part).for_each(|(sum, part)| *sum += *part);
+        }
+        sum
+    });
+    (gx, gw)
+}
+
+/// A few images of a backward pass.
+struct Tile<'a, T> {
+    g: &'a Geometry,
+    x: &'a [T],
+    w: &'a [T],
+    gy: &'a [T],
+    images: std::ops::Range<usize>,
+}
+
+impl<T: Real> Tile<'_, T> {
+    fn backward(&self, mut gx: Option<&mut [T]>, mut gw: Option<&mut [T]>) {
+        let weights = self.g.og() * self.g.taps();
+        for group in 0..self.g.config.groups {
+            let gw = gw.as_deref_mut().map(|gw| &mut gw[group * weights..(group + 1) * weights]);
+            if self.g.is_pointwise() {
+                self.pointwise(group, gx.as_deref_mut(), gw);
+            } else {
+                self.columns(group, gx.as_deref_mut(), gw);
+            }
+        }
+    }
+
+    fn weights(&self, group: usize) -> &[T] {
+        let len = self.g.og() * self.g.taps();
+        &self.w[group * len..(group + 1) * len]
+    }
+
+    /// Gradient maps of one image's group.
+    fn gy_of(&self, image: usize, group: usize) -> &[T] {
+        let len = self.g.og() * self.g.map();
+        &self.gy[image * self.g.c_out * self.g.map() + group * len..][..len]
+    }
+
+    fn pointwise(&self, group: usize, mut gx: Option<&mut [T]>, mut gw: Option<&mut [T]>) {
+        let g = self.g;
+        let (og, cg, map) = (g.og(), g.cg(), g.map());
+        for (slot, image) in self.images.clone().enumerate() {
+            let gy = self.gy_of(image, group);
+            if let Some(gw) = gw.as_deref_mut() {
+                let x = &self.x[image * g.image() + group * cg * map..][..cg * map];
+                product((og, cg, map), (gw, cg), true, (gy, rows(map)), (x, transposed(map)));
+            }
+            if let Some(gx) = gx.as_deref_mut() {
+                let gx = &mut gx[slot * g.image() + group * cg * map..][..cg * map];
+                let w = self.weights(group);
+                product((cg, map, og), (gx, map), false, (w, transposed(cg)), (gy, rows(map)));
+            }
+        }
+    }
+
+    fn columns(&self, group: usize, gx: Option<&mut [T]>, gw: Option<&mut [T]>) {
+        let g = self.g;
+        let (og, map, taps, count) = (g.og(), g.map(), g.taps(), self.images.len());
+        let pitch = count * map;
+        let padded_len = g.cg() * g.padded_plane();
+        let gathered_len = if count == 1 { 0 } else { og * pitch };
+        T::with_scratch(padded_len + taps * pitch + gathered_len, |scratch| {
+            let (padded, rest) = scratch.split_at_mut(padded_len);
+            let (columns, gathered) = rest.split_at_mut(taps * pitch);
+            let gy: &[T] = if count == 1 {
+                self.gy_of(self.images.start, group)
+            } else {
+                self.gather_gradient(group, gathered);
+                gathered
+            };
+            if let Some(gw) = gw {
+                gather_columns(g, self.x, group, self.images.clone(), padded, columns);
+                product((og, taps, pitch), (gw, taps), true, (gy, rows(pitch)), (columns, transposed(pitch)));
+            }
+            if let Some(gx) = gx {
+                let w = self.weights(group);
+                product((taps, pitch, og), (columns, pitch), false, (w, transposed(taps)), (gy, rows(pitch)));
+                for (slot, gx) in gx.chunks_mut(g.image()).enumerate() {
+                    padded.fill(T::ZERO);
+                    g.add_columns(columns, padded, pitch, slot * map);
+                    let len = g.cg() * g.plane();
+                    g.unpad(padded, &mut gx[group * len..(group + 1) * len]);
+                }
+            }
+        });
+    }
+
+    /// The gradient maps of the tile's images side by side, row `o`.
+    fn gather_gradient(&self, group: usize, gathered: &mut [T]) {
+        let (map, pitch) = (self.g.map(), self.images.len() * self.g.map());
+        for (slot, image) in self.images.clone().enumerate() {
+            for (o, from) in self.gy_of(image, group).chunks(map).enumerate() {
+                gathered[o * pitch + slot * map..][..map].copy_from_slice(from);
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Max pooling with overlapping windows, and its backward pass.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
+use rayon::prelude::*;
+
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use crate::{Error, Result};
+
+const OP: &str = "max_pool2d";
+
+/// Largest value of each `kernel`×`kernel` window, windows `stride` apart, −∞ around the image.
+///
+/// `x` is [B, C, H, W]; the result [B, C, H', W'] with `H' = ⌊(H + 2·padding − kernel) / stride⌋ + 1`. The gradient
+/// of a window goes to its first largest value in row-major order, and NaN counts as largest, as in PyTorch.
+///
+/// # Errors
+/// [`Error::Attribute`] for a kernel or stride of 0, or a padding above half the kernel (a window without a pixel);
+/// [`Error::Shape`] where the window does not fit; [`Error::Dtype`].
+pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
+    check_dtype(OP, x)?;
+    let attribute = |name, value: usize, expected| Error::Attribute { op: OP, name, value: value as f64, expected };
+    if kernel == 0 {
+        return Err(attribute("kernel", kernel, "at least 1"));
+    }
+    if stride == 0 {
+        return Err(attribute("stride", stride, "at least 1"));
+    }
+    if 2 * padding > kernel {
+        return Err(attribute("padding", padding, "at most half the kernel"));
+    }
+    let &[batch, channels, height, width] = x.dims() else {
+        return Err(Error::Shape { op: OP, name: "x", got: x.dims().to_vec(), expected: "[B, C, H, W]".into() });
+    };
+    let size = |n: usize| (n + 2 * padding).checked_sub(kernel).map(|rest| rest / stride + 1);
+    let (Some(oh), Some(ow)) = (size(height).filter(|_| height > 0), size(width).filter(|_| width > 0)) else {
+        let expected = format!("an image that a window of {kernel} fits into with padding {padding}");
+        return Err(Error::Shape { op: OP, name: "x", got: x.dims().to_vec(), expected });
+    };
+    Ok(x.contiguous()?.apply_op1(MaxPool { batch, channels, height, width, oh, ow, kernel, stride, padding })?)
+}
+
+#[derive(Clone, Copy)]
+struct MaxPool {
+    batch: usize,
+    channels: usize,
+    height: usize,
+    width: usize,
+    oh: usize,
+    ow: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl MaxPool {
+    /// Pixels of the window at output coordinate `o`, of an axis of `n` pixels.
+    #[inline(always)]
+    fn window(&self, o: usize, n: usize) -> std::ops::Range<usize> {
+        let start = o * self.stride;
+        start.saturating_sub(self.padding)..(start + self.kernel - self.padding).min(n)
+    }
+
+    /// Largest value of each window of a map, row by row: first over the rows of the window, then along it.
+    fn forward_map<T: Real>(&self, x: &[T], y: &mut [T], row: &mut [T]) {
+        for (oy, y) in y.chunks_mut(self.ow).enumerate() {
+            row.fill(T::LOWEST);
+            for iy in self.window(oy, self.height) {
+                for (row, x) in row.iter_mut().zip(&x[iy * self.width..]) {
+                    *row = larger(*row, *x);
+                }
+            }
+            for (ox, y) in y.iter_mut().enumerate() {
+                *y = row[self.window(ox, self.width)].iter().fold(T::LOWEST, |m, v| larger(m, *v));
+            }
+        }
+    }
+
+    fn forward<T: Real>(&self, x: &[T]) -> Vec<T> {
+        let (plane, map) = (self.height * self.width, self.oh * self.ow);
+        let mut y = vec![T::ZERO; self.batch * self.channels * map];
+        y.par_chunks_mut(map).zip(x.par_chunks(plane)).with_min_len(8).for_each(|(y, x)| {
+            T::with_scratch(self.width, |row| self.forward_map(x, y, row));
+        });
+        y
+    }
+
+    /// First pixel of the window that holds `value`.
+    #[inline(always)]
+    fn first_of<T: Real>(&self, x: &[T], value: T, oy: usize, ox: usize) -> usize {
+        let (rows, columns) = (self.window(oy, self.height), self.window(ox, self.width));
+        let nan = value.up().is_nan();
+        // With NaN, PyTorch's running maximum moves on to every further NaN: the last one has the gradient.
+        let mut at = rows.start * self.width + columns.start;
+        for iy in rows {
+            for ix in columns.clone() {
+                let v = x[iy * self.width + ix];
+                if v == value {
+                    return iy * self.width + ix;
+                }
+                if nan && v.up().is_nan() {
+                    at = iy * self.width + ix;
+                }
+            }
+        }
+        at
+    }
+
+    fn backward<T: Real>(&self, x: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Tensor> {
+        let (xs, ys, gys) = (Held::new(x), Held::new(y), Held::new(gy));
+        let (x_slice, y_slice, gy_slice) = (xs.slice::<T>()?, ys.slice::<T>()?, gys.slice::<T>()?);
+        let (plane, map) = (self.height * self.width, self.oh * self.ow);
+        let mut gx = vec![T::ZERO; x_slice.len()];
+        gx.par_chunks_mut(plane)
+            .zip(x_slice.par_chunks(plane))
+            .zip(y_slice.par_chunks(map).zip(gy_slice.par_chunks(map)))
+            .with_min_len(8)
+            .for_each(|((gx, x), (y, gy))| {
+                for oy in 0..self.oh {
+                    for ox in 0..self.ow {
+                        let o = oy * self.ow + ox;
+                        gx[self.first_of(x, y[o], oy, ox)] += gy[o];
+                    }
+                }
+            });
+        Tensor::from_vec(gx, x.shape(), x.device())
+    }
+}
+
+/// The larger of the two; NaN if there is one.
+#[inline(always)]
+fn larger<T: Real>(a: T, b: T) -> T {
+    // `b != b` is NaN; a NaN in `a` makes the comparison false and stays.
+    if b > a || b.up().is_nan() { b } else { a }
+}
+
+impl CustomOp1 for MaxPool {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = by_storage!(x, T => Ok(T::to_cpu_storage_owned(self.forward(slice_of::<T>(x, lx)?))))?;
+        Ok((y, Shape::from((self.batch, self.channels, self.oh, self.ow))))
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let gy = gy.contiguous()?;
+        by_dtype!(x, T => self.backward::<T>(x, y, &gy)).map(Some)
+    }
+}

@@ -1,0 +1,213 @@
+//! AdamW.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::{Parameter, check_at_least, check_momentum, check_parameters, gradient_of, on_cpu, take_state};
+use crate::Result;
+use crate::nn::buffers::{Held, Real, by_dtype};
+
+const OP: &str = "adamw";
+/// Values that one task updates.
+const CHUNK: usize = 8 * 1024;
+
+/// Settings of [`AdamW`]; [`Default`] gives PyTorch's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Learning rate, for callers without a schedule.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay; a step shrinks decaying parameters by `learning_rate · weight_decay`.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 }
+    }
+}
+
+/// Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2; PyTorch's order of operations):
+/// `p ← (1 − ηλ) p`, `m ← β₁m + (1 − β₁)g`, `v ← β₂v + (1 − β₂)g²`,
+/// `p ← p − η/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + eps)`, with `t` the steps that this parameter had a gradient in.
+///
+/// A parameter without a gradient is left alone: value, decay, moments and `t`.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    params: Vec<Parameter>,
+    slots: Vec<Slot>,
+    step: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    first: Tensor,
+    second: Tensor,
+    step: u64,
+}
+
+impl AdamW {
+    /// Moments of zero for `params`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Attribute`] for settings outside their range, [`crate::Error::Dtype`], and two parameters of
+    /// one name.
+    pub fn new(params: Vec<Parameter>, config: AdamWConfig) -> Result<Self> {
+        check_at_least(OP, "learning_rate", config.learning_rate, 0.0, "a finite number of at least 0")?;
+        check_momentum(OP, "beta1", config.beta1)?;
+        check_momentum(OP, "beta2", config.beta2)?;
+        check_at_least(OP, "eps", config.eps, 0.0, "a finite number of at least 0")?;
+        check_at_least(OP, "weight_decay", config.weight_decay, 0.0, "a finite number of at least 0")?;
+        check_parameters(OP, &params)?;
+        let slots = params.iter().map(Slot::new).collect::<Result<_>>()?;
+        Ok(Self { config, params, slots, step: 0 })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &AdamWConfig {
+        &self.config
+    }
+
+    /// The parameters, in the order they were given.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.params
+    }
+
+    /// Steps made.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// One update with these gradients.
+    ///
+    /// # Errors
+    /// A gradient whose shape or dtype is not its parameter's.
+    pub fn step(&mut self, grads: &GradStore, learning_rate: f64) -> Result<()> {
+        self.step_scaled(grads, learning_rate, 1.0)
+    }
+
+    /// One update with the gradients times `scale`, such as [`super::clip_scale`] gives.
+    ///
+    /// # Errors
+    /// Those of [`Self::step`], found before anything is changed.
+    pub fn step_scaled(&mut self, grads: &GradStore, learning_rate: f64, scale: f64) -> Result<()> {
+        let gradients: Vec<Option<Tensor>> =
+            self.params.iter().map(|p| gradient_of(OP, p, grads)).collect::<Result<_>>()?;
+        let config = AdamWConfig { learning_rate, ..self.config };
+        self.params.par_iter().zip(&mut self.slots).zip(&gradients).try_for_each(|((parameter, slot), gradient)| {
+            match gradient {
+                Some(gradient) => slot.update(&config, parameter, gradient, scale),
+                None => Ok(()),
+            }
+        })?;
+        self.step += 1;
+        Ok(())
+    }
+
+    /// Everything that a later [`Self::load_state`] needs besides [`Self::step_count`]: `adamw.exp_avg.<name>`,
+    /// `adamw.exp_avg_sq.<name>` and `adamw.step.<name>` of each parameter.
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        let mut state = BTreeMap::new();
+        for (parameter, slot) in self.params.iter().zip(&self.slots) {
+            for (key, tensor) in slot.tensors() {
+                state.insert(format!("adamw.{key}.{}", parameter.name), tensor);
+            }
+        }
+        state
+    }
+
+    /// Continues from a saved state. Entries whose name does not start with `adamw.` are ignored.
+    ///
+    /// # Errors
+    /// [`super::StateError`] unless the state has exactly the entries of these parameters; nothing is changed then.
+    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>, step: u64) -> Result<()> {
+        let saved = take_state("adamw.", state, &self.state())?;
+        let mut slots = Vec::with_capacity(self.slots.len());
+        for parameter in &self.params {
+            let of = |key: &str| saved[format!("adamw.{key}.{}", parameter.name).as_str()];
+            slots.push(Slot {
+                first: on_cpu(OP, of("exp_avg"))?.copy()?,
+                second: on_cpu(OP, of("exp_avg_sq"))?.copy()?,
+                step: of("step").to_device(&Device::Cpu)?.to_scalar::<i64>()? as u64,
+            });
+        }
+        (self.slots, self.step) = (slots, step);
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn new(parameter: &Parameter) -> Result<Self> {
+        let zeros = || Tensor::zeros(parameter.var.shape(), parameter.var.dtype(), &Device::Cpu);
+        Ok(Self { first: zeros()?, second: zeros()?, step: 0 })
+    }
+
+    fn tensors(&self) -> [(&'static str, Tensor); 3] {
+        let step = Tensor::full(self.step as i64, (), &Device::Cpu).expect("a number fits into a tensor");
+        [("exp_avg", self.first.clone()), ("exp_avg_sq", self.second.clone()), ("step", step)]
+    }
+
+    fn update(&mut self, config: &AdamWConfig, parameter: &Parameter, gradient: &Tensor, scale: f64) -> Result<()> {
+        let step = self.step + 1;
+        let exponent = step.min(i32::MAX as u64) as i32;
+        let rule = Rule {
+            shrink: if parameter.decay { 1.0 - config.learning_rate * config.weight_decay } else { 1.0 },
+            beta1: config.beta1,
+            beta2: config.beta2,
+            rate: config.learning_rate / (1.0 - config.beta1.powi(exponent)),
+            root: (1.0 - config.beta2.powi(exponent)).sqrt(),
+            eps: config.eps,
+            scale,
+        };
+        let old = on_cpu(OP, &parameter.var)?;
+        let (p, first, second) = by_dtype!(old, T => {
+            let (ps, gs) = (Held::new(&old), Held::new(gradient));
+            let (ms, vs) = (Held::new(&self.first), Held::new(&self.second));
+            let [p, m, v] = rule.apply::<T>(ps.slice()?, gs.slice()?, ms.slice()?, vs.slice()?);
+            let tensor = |values: Vec<T>| Tensor::from_vec(values, old.shape(), &Device::Cpu);
+            Ok((tensor(p)?, tensor(m)?, tensor(v)?))
+        })?;
+        parameter.var.set(&p.to_device(parameter.var.device())?)?;
+        *self = Self { first, second, step };
+        Ok(())
+    }
+}
+
+/// The update of one parameter.
+struct Rule {
+    shrink: f64,
+    beta1: f64,
+    beta2: f64,
+    rate: f64,
+    root: f64,
+    eps: f64,
+    scale: f64,
+}
+
+impl Rule {
+    /// New values, first and second moments.
+    fn apply<T: Real>(&self, p: &[T], g: &[T], m: &[T], v: &[T]) -> [Vec<T>; 3] {
+        let [mut p, mut m, mut v] = [p.to_vec(), m.to_vec(), v.to_vec()];
+        let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
+        chunks.zip(g.par_chunks(CHUNK)).for_each(|(((p, m), v), g)| {
+            for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+                let g = g.up() * self.scale;
+                let first = m.up() + (1.0 - self.beta1) * (g - m.up());
+                let second = self.beta2 * v.up() + (1.0 - self.beta2) * g * g;
+                let size = second.sqrt() / self.root + self.eps;
+                *p = T::down(p.up() * self.shrink - self.rate * first / size);
+                (*m, *v) = (T::down(first), T::down(second));
+            }
+        });
+        [p, m, v]
+    }
+}

@@ -1,0 +1,85 @@
+//! Exponential moving averages of parameters.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+
+use super::{check_at_least, on_cpu, take_state};
+use crate::Result;
+use crate::nn::buffers::{Held, Real, by_dtype};
+
+const OP: &str = "ema";
+
+/// Exponential moving average of named tensors, `a ← d·a + (1 − d)·x`: a mean teacher (Tarvainen and Valpola 2017).
+///
+/// The averages are updated in place, so a network built once from [`Self::tensors`] always computes with the current
+/// ones.
+#[derive(Debug)]
+pub struct Ema {
+    averages: BTreeMap<String, Var>,
+}
+
+impl Ema {
+    /// Averages that start at these values (copied).
+    ///
+    /// # Errors
+    /// [`crate::Error::Dtype`] for anything but float32 and float64.
+    pub fn new(tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let start = |(name, tensor): (&String, &Tensor)| {
+            let copy = on_cpu(OP, tensor)?.detach().copy()?.to_device(tensor.device())?;
+            Ok((name.clone(), Var::from_tensor(&copy)?))
+        };
+        Ok(Self { averages: tensors.iter().map(start).collect::<Result<_>>()? })
+    }
+
+    /// One step towards `tensors`, which must have the names, shapes and dtypes of the averages.
+    ///
+    /// # Errors
+    /// [`super::StateError`] where names, shapes or dtypes differ; [`crate::Error::Attribute`] unless `decay` is in `[0, 1]`.
+    pub fn update(&mut self, tensors: &BTreeMap<String, Tensor>, decay: f64) -> Result<()> {
+        check_at_least(OP, "decay", decay, 0.0, "a number in [0, 1]")?;
+        check_at_least(OP, "1 - decay", 1.0 - decay, 0.0, "a number in [0, 1]")?;
+        let tensors = take_state("", tensors, &self.tensors())?;
+        for (name, average) in &self.averages {
+            let (old, new) = (on_cpu(OP, average)?, on_cpu(OP, tensors[name.as_str()])?);
+            let next = by_dtype!(old, T => {
+                let (olds, news) = (Held::new(&old), Held::new(&new));
+                let mix = |(a, x): (&T, &T)| T::down(decay * a.up() + (1.0 - decay) * x.up());
+                let values: Vec<T> = olds.slice::<T>()?.iter().zip(news.slice::<T>()?).map(mix).collect();
+                Tensor::from_vec(values, old.shape(), &Device::Cpu)
+            })?;
+            average.set(&next.to_device(average.device())?)?;
+        }
+        Ok(())
+    }
+
+    /// The averages by name, detached: no gradient flows into them. They share memory with `self`, so they change with
+    /// every [`Self::update`].
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        self.averages.iter().map(|(name, average)| (name.clone(), average.as_detached_tensor())).collect()
+    }
+
+    /// Copies of the averages as `ema.<name>`.
+    ///
+    /// # Errors
+    /// What the tensor library refuses.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.averages
+            .iter()
+            .map(|(name, average)| Ok((format!("ema.{name}"), average.as_detached_tensor().copy()?)))
+            .collect()
+    }
+
+    /// Continues from a saved state. Entries whose name does not start with `ema.` are ignored.
+    ///
+    /// # Errors
+    /// [`super::StateError`] unless the state has exactly these averages; nothing is changed then.
+    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let saved = take_state("ema.", state, &self.state()?)?;
+        for (name, average) in &self.averages {
+            let tensor = saved[format!("ema.{name}").as_str()];
+            average.set(&tensor.detach().to_device(average.device())?.copy()?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! Stochastic gradient descent with momentum.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
+
+use super::{Parameter, check_at_least, check_momentum, check_parameters, gradient_of, on_cpu, take_state};
+use crate::Result;
+use crate::nn::buffers::{Held, Real, by_dtype};
+
+const OP: &str = "sgd";
+
+/// Settings of [`Sgd`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SgdConfig {
+    /// Learning rate, for callers without a schedule.
+    pub learning_rate: f64,
+    /// Decay of the velocity; 0 for plain gradient descent.
+    pub momentum: f64,
+    /// L2 penalty, added to the gradient of decaying parameters.
+    pub weight_decay: f64,
+    /// Whether the step looks ahead along the velocity (Nesterov).
+    pub nesterov: bool,
+}
+
+/// Gradient descent with momentum, as PyTorch's: `g ← g + λp`, `u ← μu + g`, `p ← p − η u`, or
+/// `p ← p − η (g + μu)` with `nesterov`. A parameter without a gradient is left alone.
+#[derive(Debug)]
+pub struct Sgd {
+    config: SgdConfig,
+    params: Vec<Parameter>,
+    velocities: Vec<Tensor>,
+    step: u64,
+}
+
+impl Sgd {
+    /// Velocities of zero for `params`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Attribute`] for settings outside their range, [`crate::Error::Dtype`], and two parameters of
+    /// one name.
+    pub fn new(params: Vec<Parameter>, config: SgdConfig) -> Result<Self> {
+        check_at_least(OP, "learning_rate", config.learning_rate, 0.0, "a finite number of at least 0")?;
+        check_momentum(OP, "momentum", config.momentum)?;
+        check_at_least(OP, "weight_decay", config.weight_decay, 0.0, "a finite number of at least 0")?;
+        check_parameters(OP, &params)?;
+        let zeros = |p: &Parameter| Ok(Tensor::zeros(p.var.shape(), p.var.dtype(), &Device::Cpu)?);
+        let velocities = params.iter().map(zeros).collect::<Result<_>>()?;
+        Ok(Self { config, params, velocities, step: 0 })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &SgdConfig {
+        &self.config
+    }
+
+    /// The parameters, in the order they were given.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.params
+    }
+
+    /// Steps made.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// One update with these gradients.
+    ///
+    /// # Errors
+    /// A gradient whose shape or dtype is not its parameter's.
+    pub fn step(&mut self, grads: &GradStore, learning_rate: f64) -> Result<()> {
+        self.step_scaled(grads, learning_rate, 1.0)
+    }
+
+    /// One update with the gradients times `scale`, such as [`super::clip_scale`] gives.
+    ///
+    /// # Errors
+    /// Those of [`Self::step`], found before anything is changed.
+    pub fn step_scaled(&mut self, grads: &GradStore, learning_rate: f64, scale: f64) -> Result<()> {
+        let gradients: Vec<Option<Tensor>> =
+            self.params.iter().map(|p| gradient_of(OP, p, grads)).collect::<Result<_>>()?;
+        let config = SgdConfig { learning_rate, ..self.config };
+        for ((parameter, velocity), gradient) in self.params.iter().zip(&mut self.velocities).zip(&gradients) {
+            if let Some(gradient) = gradient {
+                *velocity = update(&config, parameter, velocity, gradient, scale)?;
+            }
+        }
+        self.step += 1;
+        Ok(())
+    }
+
+    /// `sgd.velocity.<name>` of each parameter: what a later [`Self::load_state`] needs besides
+    /// [`Self::step_count`].
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        let named = self.params.iter().zip(&self.velocities);
+        named.map(|(p, velocity)| (format!("sgd.velocity.{}", p.name), velocity.clone())).collect()
+    }
+
+    /// Continues from a saved state. Entries whose name does not start with `sgd.` are ignored.
+    ///
+    /// # Errors
+    /// [`super::StateError`] unless the state has exactly the entries of these parameters; nothing is changed then.
+    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>, step: u64) -> Result<()> {
+        let saved = take_state("sgd.", state, &self.state())?;
+        let load = |p: &Parameter| -> Result<Tensor> {
+            Ok(on_cpu(OP, saved[format!("sgd.velocity.{}", p.name).as_str()])?.copy()?)
+        };
+        self.velocities = self.params.iter().map(load).collect::<Result<_>>()?;
+        self.step = step;
+        Ok(())
+    }
+}
+
+/// Sets the parameter and gives its new velocity.
+fn update(
+    config: &SgdConfig,
+    parameter: &Parameter,
+    velocity: &Tensor,
+    gradient: &Tensor,
+    scale: f64,
+) -> Result<Tensor> {
+    let decay = if parameter.decay { config.weight_decay } else { 0.0 };
+    let old = on_cpu(OP, &parameter.var)?;
+    let (p, u) = by_dtype!(old, T => {
+        let (ps, gs, us) = (Held::new(&old), Held::new(gradient), Held::new(velocity));
+        let mut p = ps.slice::<T>()?.to_vec();
+        let mut u = us.slice::<T>()?.to_vec();
+        for ((p, u), g) in p.iter_mut().zip(&mut u).zip(gs.slice::<T>()?) {
+            let g = g.up() * scale + decay * p.up();
+            let speed = config.momentum * u.up() + g;
+            let direction = if config.nesterov { g + config.momentum * speed } else { speed };
+            *p = T::down(p.up() - config.learning_rate * direction);
+            *u = T::down(speed);
+        }
+        let tensor = |values: Vec<T>| Tensor::from_vec(values, old.shape(), &Device::Cpu);
+        Ok((tensor(p)?, tensor(u)?))
+    })?;
+    parameter.var.set(&p.to_device(parameter.var.device())?)?;
+    Ok(u)
+}

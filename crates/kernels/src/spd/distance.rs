@@ -1,0 +1,223 @@
+//! Differentiable distances of pairs.
+
+use candle_core::{Shape, Tensor};
+use rayon::prelude::*;
+
+use super::function::Function;
+use super::linalg::{Form, square, symmetrise};
+use super::prepared::Prepared;
+use super::simd::{dispatched, squared_difference};
+use super::{Metric, bures, saved};
+use crate::{Error, Result};
+
+/// Polar factors are kept for the backward pass up to this many numbers in all (512 MiB); beyond, the backward pass
+/// computes those anew whose pair has a gradient.
+const KEPT: usize = 1 << 26;
+
+/// Distances `[N, M]` of all pairs of `a` `[N, d, d]` and `b` `[M, d, d]`, not squared. Differentiable in both.
+///
+/// A pair at distance 0 contributes the gradient 0. Gradients: for [`Metric::LogEuclidean`] those of
+/// `‖log A − log B‖_F` through the logarithm, one Daleckii-Krein product per matrix; for
+/// [`Metric::BuresWasserstein`] `(I − T_AB) / 2δ` and `(I − T_BA) / 2δ` with the optimal maps `T` (Bhatia, Jain
+/// and Lim 2019, section 2), from one factorisation per pair.
+///
+/// # Errors
+/// Shapes that do not fit, different dtypes, values that are not finite, matrices that are not symmetric positive
+/// definite, or an eigensolver that did not converge.
+pub fn distance(metric: Metric, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let op = name(metric);
+    let left = Prepared::named(op, "a", metric, a)?;
+    let right = if a.id() == b.id() { left.clone() } else { Prepared::named(op, "b", metric, b)? };
+    left.check(op, &right)?;
+    let (n, m) = (left.len(), right.len());
+    let pairs = (0..n).flat_map(|i| (0..m).map(move |j| (i, j))).collect();
+    Pairs { op, a: left, b: right, pairs }.apply(a, b, (n, m).into())
+}
+
+/// Distances `[K]` of the pairs `(a_i, b_j)` of `a` `[N, d, d]` and `b` `[M, d, d]`. Differentiable in both, as
+/// [`distance`].
+///
+/// `prepared_a` and `prepared_b` are the factorisations of these very tensors; the metric is theirs.
+///
+/// # Errors
+/// Factorisations that do not fit each other or the tensors, indices out of range, different dtypes, or no convergence.
+pub fn pair_distance(
+    a: &Tensor,
+    b: &Tensor,
+    pairs: &[(usize, usize)],
+    prepared_a: &Prepared,
+    prepared_b: &Prepared,
+) -> Result<Tensor> {
+    let op = name(prepared_a.metric());
+    prepared_a.check(op, prepared_b)?;
+    for (name, tensor, prepared) in [("a", a, prepared_a), ("b", b, prepared_b)] {
+        let want = [prepared.len(), prepared.dim(), prepared.dim()];
+        if tensor.dims() != want {
+            let expected = format!("{want:?}, the shape that was prepared");
+            return Err(Error::Shape { op, name, got: tensor.dims().to_vec(), expected });
+        }
+    }
+    for &(i, j) in pairs {
+        prepared_a.check_index(op, "pairs", i)?;
+        prepared_b.check_index(op, "pairs", j)?;
+    }
+    let all = Pairs { op, a: prepared_a.clone(), b: prepared_b.clone(), pairs: pairs.to_vec() };
+    all.apply(a, b, pairs.len().into())
+}
+
+fn name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::LogEuclidean => "le_distance",
+        Metric::BuresWasserstein => "bw_distance",
+    }
+}
+
+/// The pairs of one call.
+struct Pairs {
+    op: &'static str,
+    a: Prepared,
+    b: Prepared,
+    pairs: Vec<(usize, usize)>,
+}
+
+/// Which side of the pairs a gradient is for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Side {
+    A,
+    B,
+}
+
+impl Pairs {
+    fn apply(self, a: &Tensor, b: &Tensor, shape: Shape) -> Result<Tensor> {
+        match self.a.metric() {
+            Metric::LogEuclidean => {
+                let values: Vec<f64> = self
+                    .pairs
+                    .par_iter()
+                    .map(|&(i, j)| squared_difference(self.a.image(i), self.b.image(j)).sqrt())
+                    .collect();
+                let kept = values.clone();
+                saved::binary(self.op, a, b, values, shape, move |needed, grad| {
+                    let factors = factors(&grad, &kept, 1.0);
+                    self.both(needed, |side| self.log_euclidean(side, &factors))
+                })
+            }
+            Metric::BuresWasserstein => {
+                let differentiated = a.track_op() || b.track_op();
+                let keep = differentiated && self.pairs.len().saturating_mul(self.a.dim().pow(2)) <= KEPT;
+                let polar = self.polar(keep)?;
+                let values: Vec<f64> = polar.iter().map(|p| p.distance).collect();
+                saved::binary(self.op, a, b, values, shape, move |needed, grad| {
+                    let distances: Vec<f64> = polar.iter().map(|p| p.distance).collect();
+                    let factors = factors(&grad, &distances, 0.5);
+                    self.both(needed, |side| self.bures_wasserstein(side, &factors, keep.then_some(&polar)))
+                })
+            }
+        }
+    }
+
+    fn polar(&self, keep: bool) -> Result<Vec<bures::Polar>> {
+        let one = |&(i, j): &(usize, usize)| {
+            let mut polar = bures::polar(self.a.image(i), self.b.image(j), self.a.dim())?;
+            if !keep {
+                polar.rotation = Vec::new();
+            }
+            Ok(polar)
+        };
+        let all: Vec<_> = self.pairs.par_iter().map(one).collect();
+        let failed = |(r, &(i, _)): (std::result::Result<_, super::eigen::NoConvergence>, &(usize, usize))| {
+            r.map_err(|e| e.at(self.op, i))
+        };
+        all.into_iter().zip(&self.pairs).map(failed).collect()
+    }
+
+    fn both(&self, needed: [bool; 2], gradient: impl Fn(Side) -> Result<Vec<f64>>) -> Result<saved::Two> {
+        let a = needed[0].then(|| gradient(Side::A)).transpose()?;
+        let b = needed[1].then(|| gradient(Side::B)).transpose()?;
+        Ok((a, b))
+    }
+
+    fn prepared(&self, side: Side) -> &Prepared {
+        match side {
+            Side::A => &self.a,
+            Side::B => &self.b,
+        }
+    }
+
+    /// For each matrix of `side`, the indices of its pairs that have a gradient, ascending.
+    fn members(&self, side: Side, factors: &[f64]) -> Vec<Vec<usize>> {
+        let mut out = vec![Vec::new(); self.prepared(side).len()];
+        for (pair, &(i, j)) in self.pairs.iter().enumerate().filter(|(pair, _)| factors[*pair] != 0.0) {
+            out[if side == Side::A { i } else { j }].push(pair);
+        }
+        out
+    }
+
+    /// Sums `factor · difference` of the logarithms per matrix, then goes through the logarithm once.
+    fn log_euclidean(&self, side: Side, factors: &[f64]) -> Result<Vec<f64>> {
+        let d = self.a.dim();
+        let members = self.members(side, factors);
+        let one = |(own, pairs): (usize, &Vec<usize>)| {
+            let mut sum = vec![0.0; d * d];
+            if pairs.is_empty() {
+                return sum;
+            }
+            for &pair in pairs {
+                let (i, j) = self.pairs[pair];
+                let other = if side == Side::A { self.b.image(j) } else { self.a.image(i) };
+                add_difference(&mut sum, factors[pair], self.prepared(side).image(own), other);
+            }
+            Function::Log.gradient(self.prepared(side).eigen(own), &sum)
+        };
+        Ok(members.par_iter().enumerate().map(one).collect::<Vec<_>>().concat())
+    }
+
+    /// `A^{-½} Σ factor · (A^½ − Uᵀ B^½)`, and the same with the roles exchanged.
+    fn bures_wasserstein(&self, side: Side, factors: &[f64], kept: Option<&Vec<bures::Polar>>) -> Result<Vec<f64>> {
+        let d = self.a.dim();
+        let members = self.members(side, factors);
+        let one = |(own, pairs): (usize, &Vec<usize>)| -> Result<Vec<f64>> {
+            let mut sum = vec![0.0; d * d];
+            if pairs.is_empty() {
+                return Ok(sum);
+            }
+            for &pair in pairs {
+                let (i, j) = self.pairs[pair];
+                let (root_a, root_b) = (self.a.image(i), self.b.image(j));
+                let anew;
+                let rotation = match kept {
+                    Some(all) => &all[pair].rotation,
+                    None => {
+                        anew = bures::polar(root_a, root_b, d).map_err(|e| e.at(self.op, i))?.rotation;
+                        &anew
+                    }
+                };
+                let gap = match side {
+                    Side::A => bures::gap_a(root_a, root_b, rotation, d),
+                    Side::B => bures::gap_b(root_a, root_b, rotation, d),
+                };
+                sum.iter_mut().zip(&gap).for_each(|(s, g)| *s += factors[pair] * g);
+            }
+            let inverse = Function::InvSqrt.matrix(self.prepared(side).eigen(own));
+            let mut out = square((&inverse, Form::Plain), (&sum, Form::Plain), d);
+            symmetrise(&mut out, d);
+            Ok(out)
+        };
+        let all: Vec<Result<Vec<f64>>> = members.par_iter().enumerate().map(one).collect();
+        Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
+    }
+}
+
+/// `scale · gradient / distance`, 0 at distance 0.
+fn factors(grad: &[f64], distances: &[f64], scale: f64) -> Vec<f64> {
+    grad.iter().zip(distances).map(|(g, &d)| if d > 0.0 { scale * g / d } else { 0.0 }).collect()
+}
+
+dispatched! {
+    /// `sum += factor · (a − b)`.
+    fn add_difference(sum: &mut [f64], factor: f64, a: &[f64], b: &[f64]) {
+        for ((s, a), b) in sum.iter_mut().zip(a).zip(b) {
+            *s += factor * (a - b);
+        }
+    }
+}

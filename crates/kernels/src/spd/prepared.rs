@@ -1,0 +1,176 @@
+//! Batches that are factorised once, and the search for the hardest negatives among them.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::Metric;
+use super::bures;
+use super::eigen::Eigen;
+use super::function::Function;
+use super::input::Batch;
+use super::simd::squared_difference;
+use crate::{Error, Result};
+
+/// Margin for rounding in the comparison of bounds with distances.
+const SLACK: f64 = 1e-8;
+
+/// The factorisations (float64, on the host) of a batch of SPD matrices for one metric; cheap to clone.
+///
+/// Holds no gradient: distances from here choose (align, mine), [`super::pair_distance`] differentiates the chosen.
+#[derive(Debug, Clone)]
+pub struct Prepared(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    metric: Metric,
+    d: usize,
+    eigen: Vec<Eigen>,
+    /// The logarithm or the square root of each matrix.
+    images: Vec<Vec<f64>>,
+    traces: Vec<f64>,
+}
+
+impl Prepared {
+    /// Factorises `a` `[N, d, d]` for `metric`.
+    ///
+    /// # Errors
+    /// Not `[N, d, d]`, not finite, not symmetric, not positive definite, or the eigensolver did not converge.
+    pub fn new(metric: Metric, a: &Tensor) -> Result<Self> {
+        Self::named("spd_prepare", "a", metric, a)
+    }
+
+    pub(crate) fn named(op: &'static str, name: &'static str, metric: Metric, a: &Tensor) -> Result<Self> {
+        let batch = Batch::read_list(op, name, a)?;
+        let eigen = batch.positive_eigen(op)?;
+        let function = match metric {
+            Metric::LogEuclidean => Function::Log,
+            Metric::BuresWasserstein => Function::Sqrt,
+        };
+        let images = eigen.par_iter().map(|e| function.matrix(e)).collect();
+        let d = batch.d;
+        let traces = (0..batch.n).map(|i| batch.matrix(i).iter().step_by(d + 1).sum()).collect();
+        Ok(Self(Arc::new(Inner { metric, d, eigen, images, traces })))
+    }
+
+    /// How many matrices.
+    pub fn len(&self) -> usize {
+        self.0.eigen.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.eigen.is_empty()
+    }
+
+    /// Their size `d`.
+    pub fn dim(&self) -> usize {
+        self.0.d
+    }
+
+    /// The metric they were prepared for.
+    pub fn metric(&self) -> Metric {
+        self.0.metric
+    }
+
+    /// Eigenvalues of matrix `i`, ascending.
+    ///
+    /// # Panics
+    /// If there is no matrix `i`.
+    pub fn eigenvalues(&self, i: usize) -> &[f64] {
+        &self.0.eigen[i].values
+    }
+
+    pub(crate) fn eigen(&self, i: usize) -> &Eigen {
+        &self.0.eigen[i]
+    }
+
+    /// Logarithm or square root of matrix `i`.
+    pub(crate) fn image(&self, i: usize) -> &[f64] {
+        &self.0.images[i]
+    }
+
+    /// Refuses a partner of another metric or size.
+    pub(crate) fn check(&self, op: &'static str, other: &Prepared) -> Result<()> {
+        if self.metric() != other.metric() {
+            return Err(Error::MetricMismatch { op, left: self.metric(), right: other.metric() });
+        }
+        if self.dim() != other.dim() {
+            let expected = format!("matrices of {0}x{0}, as the first argument", self.dim());
+            return Err(Error::Shape { op, name: "other", got: vec![other.len(), other.dim(), other.dim()], expected });
+        }
+        Ok(())
+    }
+
+    /// Refuses an index that there is not.
+    pub(crate) fn check_index(&self, op: &'static str, name: &'static str, index: usize) -> Result<()> {
+        if index < self.len() { Ok(()) } else { Err(Error::Index { op, name, index, len: self.len() }) }
+    }
+
+    /// The distance of matrix `i` to matrix `j` of `other`. Its square is accurate to a relative 1e-9 or better.
+    ///
+    /// # Errors
+    /// An index out of range, different metrics or sizes, or no convergence.
+    pub fn distance(&self, i: usize, other: &Prepared, j: usize) -> Result<f64> {
+        const OP: &str = "spd_prepared_distance";
+        self.check(OP, other)?;
+        self.check_index(OP, "i", i)?;
+        other.check_index(OP, "j", j)?;
+        self.value(i, other, j)
+    }
+
+    fn value(&self, i: usize, other: &Prepared, j: usize) -> Result<f64> {
+        let (a, b) = (self.image(i), other.image(j));
+        match self.metric() {
+            Metric::LogEuclidean => Ok(squared_difference(a, b).sqrt()),
+            Metric::BuresWasserstein => bures::value((a, self.0.traces[i]), (b, other.0.traces[j]), self.dim())
+                .map_err(|e| e.at("spd_prepared_distance", i)),
+        }
+    }
+
+    /// The `k` matrices of `other` nearest to matrix `i` among `candidates`, with their distances, exactly:
+    /// ascending, the lower index first where distances are equal.
+    ///
+    /// For [`Metric::BuresWasserstein`], candidates are discarded before their distance is computed by
+    /// `H/√2 ≤ δ ≤ H` with `H = ‖A^½ − B^½‖_F`, and by `δ² ≥ Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues
+    /// (Bhatia, Jain and Lim 2019, section 4: the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`).
+    /// Works on the calling thread alone, so anchors may be searched in parallel.
+    ///
+    /// # Errors
+    /// As [`Prepared::distance`].
+    pub fn hardest(&self, i: usize, other: &Prepared, candidates: &[usize], k: usize) -> Result<Vec<(usize, f64)>> {
+        const OP: &str = "spd_hardest";
+        self.check(OP, other)?;
+        self.check_index(OP, "i", i)?;
+        candidates.iter().try_for_each(|&j| other.check_index(OP, "candidates", j))?;
+        if k == 0 {
+            return Ok(Vec::new());
+        }
+        let mut order: Vec<(f64, usize)> = match self.metric() {
+            Metric::LogEuclidean => candidates.iter().map(|&j| (0.0, j)).collect(),
+            Metric::BuresWasserstein => candidates.iter().map(|&j| (self.lower_bound(i, other, j), j)).collect(),
+        };
+        order.sort_by(|x, y| x.0.total_cmp(&y.0).then(x.1.cmp(&y.1)));
+        let mut best: Vec<(usize, f64)> = Vec::with_capacity(k.min(order.len()) + 1);
+        for (bound, j) in order {
+            if best.len() == k && bound > best[k - 1].1 * (1.0 + SLACK) {
+                break; // The bounds ascend: nobody who follows can be nearer.
+            }
+            let distance = self.value(i, other, j)?;
+            let at = best.partition_point(|&(index, d)| (d, index) < (distance, j));
+            if at < k {
+                best.insert(at, (j, distance));
+                best.truncate(k);
+            }
+        }
+        Ok(best)
+    }
+
+    fn lower_bound(&self, i: usize, other: &Prepared, j: usize) -> f64 {
+        let from_roots = bures::root_distance(self.image(i), other.image(j)) * std::f64::consts::FRAC_1_SQRT_2;
+        let spectra = self.eigenvalues(i).iter().zip(other.eigenvalues(j));
+        let from_spectra = spectra.map(|(x, y)| (x.sqrt() - y.sqrt()).powi(2)).sum::<f64>().sqrt();
+        from_roots.max(from_spectra)
+    }
+}

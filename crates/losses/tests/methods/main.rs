@@ -1,0 +1,9 @@
+//! Tests of the methods: against oracle files, against definitions written out, and the contract that every entry
+//! of the registry keeps.
+
+mod config;
+mod contract;
+mod definitions;
+mod oracle;
+mod parts;
+mod support;
