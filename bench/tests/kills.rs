@@ -14,9 +14,10 @@ const EPOCHS: u64 = 12;
 
 /// Process ids of the children of a process.
 fn children(parent: u32) -> Vec<u32> {
-    let path = PathBuf::from(format!("/proc/{parent}/task/{parent}/children"));
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+    // The kernel lists them by the thread that started them.
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
+    lists.flat_map(|l| l.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
 fn kill(id: u32, signal: &str) {
@@ -55,30 +56,23 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// Kills at a random moment of what an undisturbed run takes, until `kills` have hit.
-fn disturb(place: &Place, seconds: f64, kills: usize, seed: u64, hit: impl Fn(&Child)) {
+/// Random moments, as parts of what an undisturbed run takes, each within a third of it.
+fn moments(seconds: f64, seed: u64) -> [Duration; 3] {
     let mut stream = Seeds::new(seed).stream(Axis::Test, &[]);
-    let mut hits = 0;
-    for _ in 0..4 * kills {
-        let mut child = start(place);
-        std::thread::sleep(Duration::from_secs_f64(stream.range(0.05, 0.8) * seconds / kills as f64));
-        if child.try_wait().unwrap().is_none() {
-            hit(&child);
-            hits += 1;
-        }
-        child.wait().unwrap();
-        if hits == kills {
-            return;
-        }
-    }
-    panic!("only {hits} of {kills} kills hit a running process");
+    std::array::from_fn(|_| Duration::from_secs_f64(stream.range(0.05, 0.3) * seconds))
 }
 
 #[test]
 fn kill_9_of_the_run_at_random_moments_changes_no_result() {
     let place = Place::with_suite(&suite(EPOCHS, THREE_METHODS, TWO_DATASETS));
     let seconds = undisturbed(&place);
-    disturb(&place, seconds, 3, 11, |run| kill(run.id(), "-9"));
+    for moment in moments(seconds, 11) {
+        let mut run = start(&place);
+        std::thread::sleep(moment);
+        assert!(run.try_wait().unwrap().is_none(), "the kill hits a running process");
+        kill(run.id(), "-9");
+        run.wait().unwrap();
+    }
     place.run("run", &[], 0);
     assert_same(&place);
 }
@@ -87,7 +81,21 @@ fn kill_9_of_the_run_at_random_moments_changes_no_result() {
 fn kill_9_of_a_trials_child_at_random_moments_changes_no_result() {
     let place = Place::with_suite(&suite(EPOCHS, THREE_METHODS, TWO_DATASETS));
     let seconds = undisturbed(&place);
-    disturb(&place, seconds, 3, 12, |run| children(run.id()).into_iter().for_each(|id| kill(id, "-9")));
+    let mut run = start(&place);
+    let mut killed = 0;
+    for moment in moments(seconds, 12) {
+        std::thread::sleep(moment);
+        let victims = (0..200).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            Some(children(run.id())).filter(|ids| !ids.is_empty())
+        });
+        for id in victims.expect("a child is running") {
+            kill(id, "-9");
+            killed += 1;
+        }
+    }
+    assert!(killed >= 3);
+    assert_eq!(run.wait().unwrap().code(), Some(10), "killed trials are recorded as failed");
     place.run("run", &[], 0);
     assert_same(&place);
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Columns of results.csv that tell of time or of the attempt, not of the result.
-pub const TIMING: &[&str] = reports::TIMING_COLUMNS;
+pub(crate) const TIMING: &[&str] = &reports::TIMING_COLUMNS;
 
 /// A suite that runs in seconds: `methods` are lines of `[methods.*]` tables, `datasets` likewise.
-pub fn suite(epochs: u64, methods: &str, datasets: &str) -> String {
+pub(crate) fn suite(epochs: u64, methods: &str, datasets: &str) -> String {
     format!(
         r#"description = "tiny"
 seeds = [7]
@@ -22,7 +22,7 @@ epochs = {epochs}
 batch_size = 6
 evaluate_epochs = 2
 optimizer = {{ adamw = {{ learning_rate = 2e-3 }} }}
-schedule = {{ cosine = {{ warmup_epochs = 1 }} }}
+schedule = {{ cosine = {{ warmup_epochs = 0 }} }}
 
 [backbones.tiny]
 resnet = {{ blocks = [1, 1, 1, 1], widths = [8, 8, 12, 12], stem_width = 8, strides = [1, 1, 1, 1], block = "basic" }}
@@ -33,7 +33,7 @@ resnet = {{ blocks = [1, 1, 1, 1], widths = [8, 8, 12, 12], stem_width = 8, stri
     )
 }
 
-pub const THREE_METHODS: &str = r"
+pub(crate) const THREE_METHODS: &str = r"
 [methods.ce]
 ce = {}
 [methods.pac-mcl-bw]
@@ -42,7 +42,7 @@ pac-mcl-bw = { parts = 2, dim = 4 }
 cotap = { hidden = 16, output = 8 }
 ";
 
-pub const TWO_DATASETS: &str = r"
+pub(crate) const TWO_DATASETS: &str = r"
 [datasets.cotton]
 generated = { classes = 4, train_per_class = 3, test_per_class = 3, size = 40, seed = 1 }
 [datasets.soy]
@@ -50,30 +50,30 @@ generated = { classes = 3, train_per_class = { min = 3, max = 5 }, test_per_clas
 ";
 
 /// A folder with a suite file in it.
-pub struct Place {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Place {
-    pub fn with_suite(text: &str) -> Self {
+    pub(crate) fn with_suite(text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("tiny.toml"), text).unwrap();
         Self { dir }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// `bench --suite tiny.toml --out <out> <arguments>`, in this folder.
-    pub fn command(&self, out: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, out: &str, arguments: &[&str]) -> Command {
         let mut command = self.bench(&["--suite", "tiny.toml", "--out", out]);
         command.args(arguments);
         command
     }
 
     /// `bench <arguments>`, in this folder.
-    pub fn bench(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn bench(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
         command
@@ -81,18 +81,18 @@ impl Place {
 
     /// Runs to the end and asserts the exit code.
     #[track_caller]
-    pub fn run(&self, out: &str, arguments: &[&str], code: i32) -> Said {
+    pub(crate) fn run(&self, out: &str, arguments: &[&str], code: i32) -> Said {
         Said::of(self.command(out, arguments).output().unwrap(), code)
     }
 
     /// results.csv of a run without the columns of time, sorted as it is.
-    pub fn results(&self, out: &str) -> Vec<BTreeMap<String, String>> {
+    pub(crate) fn results(&self, out: &str) -> Vec<BTreeMap<String, String>> {
         results(&self.path(out).join("results.csv"))
     }
 }
 
 /// The rows of a results.csv by column, without those of time.
-pub fn results(path: &Path) -> Vec<BTreeMap<String, String>> {
+pub(crate) fn results(path: &Path) -> Vec<BTreeMap<String, String>> {
     let mut reader = csv::Reader::from_path(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     reader
         .deserialize::<BTreeMap<String, String>>()
@@ -105,14 +105,14 @@ pub fn results(path: &Path) -> Vec<BTreeMap<String, String>> {
 }
 
 /// What a command said.
-pub struct Said {
+pub(crate) struct Said {
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Said {
     #[track_caller]
-    pub fn of(output: Output, code: i32) -> Self {
+    pub(crate) fn of(output: Output, code: i32) -> Self {
         let said = Self {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
@@ -122,7 +122,7 @@ impl Said {
     }
 
     #[track_caller]
-    pub fn stderr_has(&self, parts: &[&str]) {
+    pub(crate) fn stderr_has(&self, parts: &[&str]) {
         for part in parts {
             assert!(self.stderr.contains(part), "no `{part}` in:\n{}", self.stderr);
         }

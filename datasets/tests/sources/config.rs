@@ -12,7 +12,7 @@ fn the_three_sources_are_read() {
     let want = GeneratedConfig {
         classes: 12,
         train_per_class: PerClass::Fixed(3),
-        test_per_class: 6,
+        test_per_class: PerClass::Fixed(6),
         size: 96,
         seed: 1,
         separation: 1.5,
