@@ -16,7 +16,6 @@ mod trial;
 
 use clap::Parser;
 
-#[expect(clippy::exit, reason = "main alone ends the process")]
 fn main() {
     let code = match cli::Cli::parse().dispatch() {
         Ok(code) => code,

@@ -12,7 +12,7 @@ use crate::error::{ExpectedError, exit};
 use crate::plan::{self, Plan, State};
 use crate::run::child::ChildExecutor;
 use crate::run::directory::{PlanFile, RunDirectory};
-use crate::run::{self, Job, Tally, interrupt, report};
+use crate::run::{Job, Runner, Tally, interrupt, report};
 use crate::select::Selection;
 use crate::suite::Suite;
 use crate::{environment, host};
@@ -46,13 +46,17 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
         let executor =
             ChildExecutor { run: directory.clone(), executable: executable()?, threads, device: device.clone() };
         let provenance = host::provenance(&device, threads);
-        let workers = usize::from(arguments.jobs);
-        let result =
-            run::run(&suite.name, &jobs, workers, &executor, &provenance, &mut journal, &mut display, |record| {
-                records.all.push(record.clone());
-                after_record(&directory, record)?;
-                report::rebuild(&directory, &plan_file, &records)
-            });
+        let runner = Runner {
+            suite: &suite.name,
+            workers: usize::from(arguments.jobs),
+            executor: &executor,
+            provenance: &provenance,
+        };
+        let result = runner.run(&jobs, &mut journal, &mut display, |record| {
+            records.all.push(record.clone());
+            after_record(&directory, record)?;
+            report::rebuild(&directory, &plan_file, &records)
+        });
         display.finish();
         tally = result.map_err(|error| in_directory(error, &directory))?;
     }

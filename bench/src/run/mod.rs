@@ -58,72 +58,105 @@ enum Message {
     Ended(usize, Ended),
 }
 
-/// Runs the jobs, `workers` at a time, and appends a record for each as it ends.
-///
-/// # Errors
-/// If a record cannot be written, or a trial could not write into the run directory: the run ends at once, and
-/// what was not recorded stays outstanding.
-pub(crate) fn run(
-    suite: &str,
-    jobs: &[Job],
-    workers: usize,
-    executor: &dyn TrialExecutor,
-    provenance: &Provenance,
-    journal: &mut Journal,
-    display: &mut Display,
-    mut after_record: impl FnMut(&Record) -> Result<(), ExpectedError>,
-) -> Result<Tally, ExpectedError> {
-    let queue = Mutex::new((0..jobs.len()).collect::<VecDeque<_>>());
-    let stop = AtomicBool::new(false);
-    let (sender, receiver) = mpsc::channel();
-    let mut tally = Tally { outstanding: jobs.len(), ..Tally::default() };
-    let mut failure = None;
-    std::thread::scope(|scope| {
-        for _ in 0..workers.clamp(1, jobs.len().max(1)) {
-            let sender = sender.clone();
-            let (queue, stop) = (&queue, &stop);
-            scope.spawn(move || work(queue, jobs, executor, stop, &sender));
-        }
-        drop(sender);
-        for message in &receiver {
-            let ended = match message {
-                Message::Started(index) => {
-                    display.started(index, &jobs[index].trial, jobs[index].attempt);
-                    continue;
-                }
-                Message::Event(index, event) => {
-                    display.event(index, &event);
-                    continue;
-                }
-                Message::Ended(index, ended) => (index, ended),
-            };
-            let (index, Ended::Outcome(outcome)) = ended else {
-                continue;
-            };
-            if failure.is_some() {
-                continue;
+/// What all trials of a run share.
+pub(crate) struct Runner<'a> {
+    /// Name of the suite.
+    pub(crate) suite: &'a str,
+    /// Trials at a time.
+    pub(crate) workers: usize,
+    /// What carries a trial out.
+    pub(crate) executor: &'a dyn TrialExecutor,
+    /// Where and with what trials run.
+    pub(crate) provenance: &'a Provenance,
+}
+
+impl Runner<'_> {
+    /// Runs the jobs and appends a record for each as it ends; `after_record` is told.
+    ///
+    /// # Errors
+    /// If a record cannot be written, or a trial could not write into the run directory: the run ends at once, and
+    /// what was not recorded stays outstanding.
+    pub(crate) fn run(
+        &self,
+        jobs: &[Job],
+        journal: &mut Journal,
+        display: &mut Display,
+        mut after_record: impl FnMut(&Record) -> Result<(), ExpectedError>,
+    ) -> Result<Tally, ExpectedError> {
+        let queue = Mutex::new((0..jobs.len()).collect::<VecDeque<_>>());
+        let stop = AtomicBool::new(false);
+        let (sender, receiver) = mpsc::channel();
+        let mut tally = Tally { outstanding: jobs.len(), ..Tally::default() };
+        let mut failure = None;
+        std::thread::scope(|scope| {
+            for _ in 0..self.workers.clamp(1, jobs.len().max(1)) {
+                let sender = sender.clone();
+                let (queue, stop) = (&queue, &stop);
+                scope.spawn(move || work(queue, jobs, self.executor, stop, &sender));
             }
-            let record = record_of(suite, &jobs[index], *outcome, provenance);
-            let kept = keep(&record, journal).and_then(|()| after_record(&record));
-            match kept {
-                Ok(()) => {
-                    tally.outstanding -= 1;
-                    match record.status {
-                        Status::Done | Status::Skipped { .. } => tally.done += 1,
-                        _ => tally.failed += 1,
+            drop(sender);
+            for message in &receiver {
+                let (index, outcome) = match message {
+                    Message::Started(index) => {
+                        display.started(index, &jobs[index].trial, jobs[index].attempt);
+                        continue;
                     }
-                    display.ended(index, &record);
-                }
-                Err(error) => {
-                    stop.store(true, Ordering::SeqCst);
-                    failure = Some(error);
+                    Message::Event(index, event) => {
+                        display.event(index, &event);
+                        continue;
+                    }
+                    Message::Ended(index, Ended::Outcome(outcome)) if failure.is_none() => (index, outcome),
+                    Message::Ended(..) => continue,
+                };
+                let record = self.record_of(&jobs[index], *outcome);
+                match keep(&record, journal).and_then(|()| after_record(&record)) {
+                    Ok(()) => {
+                        tally.count(&record.status);
+                        display.ended(index, &record);
+                    }
+                    Err(error) => {
+                        stop.store(true, Ordering::SeqCst);
+                        failure = Some(error);
+                    }
                 }
             }
+        });
+        failure.map_or(Ok(tally), Err)
+    }
+
+    fn record_of(&self, job: &Job, outcome: Outcome) -> Record {
+        let trial = &job.trial;
+        Record {
+            format: RECORD_FORMAT,
+            trial: trial.id.clone(),
+            attempt: job.attempt,
+            cell: trial.cell.clone(),
+            suite: self.suite.to_owned(),
+            method: trial.method.clone(),
+            dataset: trial.dataset.clone(),
+            backbone: trial.backbone.clone(),
+            seed: trial.seed,
+            status: outcome.status,
+            scores: outcome.scores,
+            best: outcome.best,
+            curve: outcome.curve,
+            cost: outcome.cost,
+            data: outcome.data,
+            predictions: outcome.predictions,
+            weights: outcome.weights,
+            provenance: self.provenance.clone(),
+            config: trial.config.clone(),
         }
-    });
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(tally),
+    }
+}
+
+impl Tally {
+    fn count(&mut self, status: &Status) {
+        self.outstanding -= 1;
+        match status {
+            Status::Done | Status::Skipped { .. } => self.done += 1,
+            _ => self.failed += 1,
+        }
     }
 }
 
@@ -164,31 +197,6 @@ fn keep(record: &Record, journal: &mut Journal) -> Result<(), ExpectedError> {
     Ok(journal.append(record)?)
 }
 
-fn record_of(suite: &str, job: &Job, outcome: Outcome, provenance: &Provenance) -> Record {
-    let trial = &job.trial;
-    Record {
-        format: RECORD_FORMAT,
-        trial: trial.id.clone(),
-        attempt: job.attempt,
-        cell: trial.cell.clone(),
-        suite: suite.to_owned(),
-        method: trial.method.clone(),
-        dataset: trial.dataset.clone(),
-        backbone: trial.backbone.clone(),
-        seed: trial.seed,
-        status: outcome.status,
-        scores: outcome.scores,
-        best: outcome.best,
-        curve: outcome.curve,
-        cost: outcome.cost,
-        data: outcome.data,
-        predictions: outcome.predictions,
-        weights: outcome.weights,
-        provenance: provenance.clone(),
-        config: trial.config.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +233,8 @@ mod tests {
         let executor = Scripted { cannot_write_at, ids };
         let provenance = crate::host::provenance("cpu", 1);
         let mut display = Display::silent();
-        let result = run("s", &jobs, workers, &executor, &provenance, &mut journal, &mut display, |_| Ok(()));
+        let runner = Runner { suite: "s", workers, executor: &executor, provenance: &provenance };
+        let result = runner.run(&jobs, &mut journal, &mut display, |_| Ok(()));
         (result, records::journal::read(&path).unwrap().all.len())
     }
 

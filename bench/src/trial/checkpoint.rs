@@ -55,12 +55,11 @@ pub(crate) fn save(path: &Path, progress: &Progress, tensors: &BTreeMap<String, 
         .map_err(|e| Failure::at(Stage::Write, format!("cannot write the checkpoint {}: {e}", path.display())))
 }
 
+/// What a checkpoint holds.
+pub(crate) type Checkpoint = (Progress, BTreeMap<String, Tensor>);
+
 /// Reads the checkpoint of `trial`, if there is one.
-pub(crate) fn load(
-    path: &Path,
-    trial: &str,
-    device: &Device,
-) -> Result<Option<(Progress, BTreeMap<String, Tensor>)>, Failure> {
+pub(crate) fn load(path: &Path, trial: &str, device: &Device) -> Result<Option<Checkpoint>, Failure> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

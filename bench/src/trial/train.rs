@@ -255,8 +255,11 @@ impl<'a> Training<'a> {
         self.progress.epoch += 1;
         let epoch = self.progress.epoch;
         let is_last = epoch == self.trial.protocol.epochs;
-        let evaluation =
-            if is_last || epoch % self.trial.protocol.evaluate_epochs == 0 { Some(self.evaluate()?) } else { None };
+        let evaluation = if is_last || epoch.is_multiple_of(self.trial.protocol.evaluate_epochs) {
+            Some(self.evaluate()?)
+        } else {
+            None
+        };
         let top1 = evaluation.as_ref().map(|e| e.scores.top1);
         if let Some(top1) = top1.filter(|&t| self.progress.best.is_none_or(|best| t > best.top1)) {
             self.progress.best = Some(Best { top1, epoch });
@@ -264,7 +267,7 @@ impl<'a> Training<'a> {
         let point = sums.point(epoch, top1);
         teller.tell(&Event::Epoch { point: point.clone() });
         self.progress.curve.push(point);
-        if is_last || epoch % self.trial.checkpoint_epochs == 0 {
+        if is_last || epoch.is_multiple_of(self.trial.checkpoint_epochs) {
             self.save(teller)?;
         }
         Ok(evaluation.filter(|_| is_last))
