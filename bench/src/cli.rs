@@ -28,7 +28,7 @@ pub(crate) struct RunArguments {
     /// Name of a suite (see `bench list suites`) or path of a suite file
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) suite: Option<String>,
-    /// Run directory [default: runs/<suite>]
+    /// Run directory [default: runs/SUITE]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Only the trials that match, such as 'method=ce|triplet,dataset=soy*'; may be given several times
@@ -49,7 +49,7 @@ enum Command {
         /// Name of a suite or path of a suite file
         #[arg(long, value_name = "NAME|FILE")]
         suite: String,
-        /// Run directory [default: runs/<suite>]
+        /// Run directory [default: runs/SUITE]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         /// Only the trials that match

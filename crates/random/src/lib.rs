@@ -202,8 +202,8 @@ mod tests {
         let mean = normals.iter().sum::<f64>() / n as f64;
         let variance = normals.iter().map(|x| x * x).sum::<f64>() / n as f64;
         // Five standard errors: 1/√n and √(2/n).
-        assert!(mean.abs() < 5.0 / (n as f64).sqrt(), "{mean}");
-        assert!((variance - 1.0).abs() < 5.0 * (2.0 / n as f64).sqrt(), "{variance}");
+        approx::assert_abs_diff_eq!(mean, 0.0, epsilon = 5.0 / (n as f64).sqrt());
+        approx::assert_abs_diff_eq!(variance, 1.0, epsilon = 5.0 * (2.0 / n as f64).sqrt());
         let mut counts = [0usize; 7];
         (0..70_000).for_each(|_| counts[stream.below(7)] += 1);
         assert!(counts.iter().all(|&c| (c as f64 - 10_000.0).abs() < 500.0), "{counts:?}");
