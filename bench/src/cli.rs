@@ -14,7 +14,8 @@ use crate::error::{ExpectedError, exit};
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 done · 2 usage or suite file invalid · 3 environment (data, device, disk) · \
-                        4 nothing selected · 5 trials outstanding (interrupted) · 10 some trials failed")]
+                        4 nothing selected · 5 trials outstanding (interrupted) · 10 some trials failed · \
+                        30 numerics outside tolerance")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -66,6 +67,21 @@ enum Command {
         /// Run directory
         run: PathBuf,
     },
+    /// Compare the kernels, losses and metrics of this build with oracle files
+    Verify {
+        /// Folder of oracle files [default: the set in the binary]
+        #[arg(long, value_name = "DIR")]
+        oracles: Option<PathBuf>,
+        /// The dtypes of the tensors
+        #[arg(long, value_enum, default_value_t = Dtype::Both)]
+        dtype: Dtype,
+        /// Where to compute: auto, cpu or cuda:N
+        #[arg(long, value_name = "DEVICE", default_value = "auto")]
+        device: String,
+        /// Write the table to a CSV file too
+        #[arg(long, value_name = "FILE")]
+        csv: Option<PathBuf>,
+    },
     /// The methods, datasets, backbones or suites that there are
     List {
         /// Which; all of them if left out
@@ -89,6 +105,17 @@ pub(crate) enum Listing {
     Suites,
 }
 
+/// The dtypes that can be verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// float32.
+    F32,
+    /// float64.
+    F64,
+    /// One after the other.
+    Both,
+}
+
 impl Cli {
     /// Does what was asked for and returns the exit code.
     pub(crate) fn dispatch(self) -> Result<i32, ExpectedError> {
@@ -97,6 +124,9 @@ impl Cli {
             Some(Command::Plan { suite, out, only }) => commands::plan::plan(&suite, out, &only),
             Some(Command::Report { run }) => commands::report::report(&run),
             Some(Command::Status { run }) => commands::status::status(&run),
+            Some(Command::Verify { oracles, dtype, device, csv }) => {
+                commands::verify::verify(oracles.as_deref(), dtype, &device, csv.as_deref())
+            }
             Some(Command::List { what }) => {
                 commands::list::list(what);
                 Ok(exit::DONE)

@@ -12,6 +12,8 @@ pub(crate) const TRIAL: &[(&str, &str)] = &[
     ("MALLOC_MMAP_THRESHOLD_", "1000000000"),
     ("MALLOC_TRIM_THRESHOLD_", "1000000000"),
     ("MALLOC_TOP_PAD_", "67108864"),
+    // A record keeps the last words of a child that died; a backtrace would crowd them out.
+    ("RUST_BACKTRACE", "0"),
 ];
 
 /// Threads that [`THREADS`] asks for, if it is set to a number ≥ 1.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use records::JournalError;
 
+use crate::talk::tell;
+
 /// Exit codes of the command.
 pub(crate) mod exit {
     /// Done.
@@ -18,6 +20,8 @@ pub(crate) mod exit {
     pub(crate) const OUTSTANDING: i32 = 5;
     /// Some trials failed.
     pub(crate) const FAILED: i32 = 10;
+    /// Numerics outside their tolerances.
+    pub(crate) const NUMERICS: i32 = 30;
 }
 
 /// An expected failure of the command.
@@ -35,7 +39,7 @@ pub(crate) enum ExpectedError {
         hint: String,
     },
     /// A dataset cannot be used.
-    #[error("dataset `{name}`: {source}")]
+    #[error("{}", named(name, source))]
     Dataset {
         /// Its name in the suite.
         name: String,
@@ -71,6 +75,12 @@ pub(crate) enum ExpectedError {
         /// What to do.
         hint: String,
     },
+    /// A trial could not write into the run directory; the message names the file.
+    #[error("{message}")]
+    Output {
+        /// What the trial said.
+        message: String,
+    },
     /// The device is not there.
     #[error("device `{device}`: {reason}")]
     Device {
@@ -89,6 +99,9 @@ pub(crate) enum ExpectedError {
         /// The names that there are.
         hint: String,
     },
+    /// Oracle files that cannot be used.
+    #[error("{0}")]
+    Oracle(#[from] crate::verify::OracleError),
     /// Records that make no report.
     #[error("{0}")]
     Report(#[from] reports::ReportError),
@@ -107,6 +120,8 @@ impl ExpectedError {
             | Self::Locked { .. }
             | Self::RunDirectory { .. }
             | Self::Device { .. }
+            | Self::Output { .. }
+            | Self::Oracle(_)
             | Self::Report(_) => exit::ENVIRONMENT,
             Self::NothingSelected { .. } => exit::NOTHING,
         }
@@ -120,24 +135,34 @@ impl ExpectedError {
                 hint.clone()
             }
             Self::Dataset { source, .. } => source.hint().into(),
+            Self::Oracle(error) => error.hint(),
             Self::File { source, .. } | Self::Journal(JournalError::Io { source, .. }) => file_hint(source),
             Self::Journal(_) | Self::Report(_) => {
                 "the file was changed by hand or by another version; mend or move it, nothing was overwritten".into()
             }
+            Self::Output { .. } => "make room or choose another `--out`, then give the same command again: finished \
+                                    trials are kept"
+                .into(),
             Self::Locked { .. } => "wait for the other one to end, or give this one another `--out`".into(),
             Self::Device { .. } => "use `--device cpu`".into(),
         }
     }
 
     /// Prints the error and the hint to stderr.
-    #[expect(clippy::print_stderr, reason = "where errors are told")]
     pub(crate) fn show(&self) {
-        eprintln!("error: {self}");
+        tell(&format!("error: {self}"));
         let hint = self.hint();
         if !hint.is_empty() {
-            eprintln!("\nhint: {hint}");
+            tell(&format!("\nhint: {hint}"));
         }
     }
+}
+
+/// An error of a dataset with its name, once.
+fn named(name: &str, source: &datasets::DatasetError) -> String {
+    let text = source.to_string();
+    let prefix = format!("dataset `{name}`: ");
+    if text.starts_with(&prefix) { text } else { prefix + &text }
 }
 
 /// What to do about an input or output error.

@@ -38,11 +38,21 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), ExpectedError> {
 pub(crate) fn remove_leftovers(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".part") {
+        if is_temporary(&name.to_string_lossy()) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// True for the names that [`write_atomically`] gives to files that it is writing.
+fn is_temporary(name: &str) -> bool {
+    let Some((rest, "part")) = name.rsplit_once('.') else {
+        return false;
+    };
+    let Some((rest, id)) = rest.rsplit_once('.') else {
+        return false;
+    };
+    rest.len() > 1 && rest.starts_with('.') && !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -62,7 +72,8 @@ mod tests {
         assert!(write_atomically(&onto_directory, b"x").is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file stays");
         fs::write(dir.path().join(".a.csv.1.part"), b"torn").unwrap();
+        fs::write(dir.path().join(".my.data.part"), b"not ours").unwrap();
         remove_leftovers(dir.path());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 }

@@ -12,7 +12,9 @@ mod plan;
 mod run;
 mod select;
 mod suite;
+mod talk;
 mod trial;
+mod verify;
 
 use clap::Parser;
 

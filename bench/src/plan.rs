@@ -85,23 +85,34 @@ pub(crate) struct Plan {
     pub(crate) datasets: IndexMap<String, DatasetSummary>,
 }
 
-/// Reads the suite's datasets (without decoding images).
-pub(crate) fn read_datasets(suite: &Suite) -> Result<IndexMap<String, DatasetSummary>, ExpectedError> {
-    suite
-        .datasets
-        .iter()
-        .map(|(name, config)| {
-            let dataset = datasets::load(name, config, &suite.base)
-                .map_err(|source| ExpectedError::Dataset { name: name.clone(), source })?;
-            Ok((name.clone(), DatasetSummary::from(&dataset)))
-        })
-        .collect()
+/// The suite's datasets that can be read (without decoding images), and a notice for each that cannot. One that is
+/// `needed` must be readable.
+pub(crate) fn read_datasets(
+    suite: &Suite,
+    needed: impl Fn(&str) -> bool,
+) -> Result<(IndexMap<String, DatasetSummary>, Vec<String>), ExpectedError> {
+    let (mut found, mut notices) = (IndexMap::new(), Vec::new());
+    for (name, config) in &suite.datasets {
+        match datasets::load(name, config, &suite.base) {
+            Ok(dataset) => {
+                found.insert(name.clone(), DatasetSummary::from(&dataset));
+            }
+            Err(source) => {
+                let error = ExpectedError::Dataset { name: name.clone(), source };
+                if needed(name) {
+                    return Err(error);
+                }
+                notices.push(format!("{error}; it is not selected, and its trials are left out of the plan"));
+            }
+        }
+    }
+    Ok((found, notices))
 }
 
 /// The plan of a suite whose datasets are these.
 pub(crate) fn plan(suite: &Suite, datasets: IndexMap<String, DatasetSummary>) -> Plan {
     let mut trials = Vec::new();
-    for (dataset, dataset_config) in &suite.datasets {
+    for (dataset, dataset_config) in suite.datasets.iter().filter(|(name, _)| datasets.contains_key(*name)) {
         for (backbone, backbone_config) in &suite.backbones {
             for (method, method_config) in &suite.methods {
                 let config = json!({
@@ -181,14 +192,24 @@ pub(crate) fn state(trial: &str, latest: &BTreeMap<&str, &Record>) -> State {
     }
 }
 
-/// Why a stored record does not count for the plan any more: the first differences between its configuration
-/// and that of the planned cell with the same method, dataset and backbone. None if it does count, or if the plan
-/// has no such cell.
+/// Why a stored record does not count for the plan any more: what the plan no longer has, or the first differences
+/// between its configuration and that of the planned cell with the same names. None if it does count.
 pub(crate) fn why_stale(record: &Record, plan: &Plan) -> Option<String> {
+    if plan.trials.iter().any(|t| t.id == record.trial) {
+        return None;
+    }
+    let names = [
+        ("method", &record.method, plan.trials.iter().any(|t| t.method == record.method)),
+        ("dataset", &record.dataset, plan.trials.iter().any(|t| t.dataset == record.dataset)),
+        ("backbone", &record.backbone, plan.trials.iter().any(|t| t.backbone == record.backbone)),
+    ];
+    if let Some((kind, name, _)) = names.into_iter().find(|(_, _, planned)| !planned) {
+        return Some(format!("the plan has no {kind} `{name}`"));
+    }
     let same = |t: &&Trial| t.method == record.method && t.dataset == record.dataset && t.backbone == record.backbone;
     let trial = plan.trials.iter().find(same)?;
     if trial.cell == record.cell {
-        return None;
+        return Some(format!("{} is no seed of the suite", record.seed));
     }
     let mut differences = Vec::new();
     diff("", &record.config, &trial.config, &mut differences);
@@ -287,6 +308,14 @@ pub(crate) mod tests {
         let (old, new) = (suite.protocol.epochs, other.protocol.epochs);
         assert_eq!(why_stale(&stale, &after), Some(format!("protocol.epochs: {old} became {new}")));
         assert_eq!(why_stale(&stale, &before), None);
+        other = suite.clone();
+        other.methods.shift_remove("ce");
+        let fewer = plan(&other, summaries(&other));
+        assert_eq!(why_stale(&stale, &fewer), Some("the plan has no method `ce`".into()));
+        other = suite.clone();
+        other.seeds = vec![1];
+        let reseeded = plan(&other, summaries(&other));
+        assert_eq!(why_stale(&stale, &reseeded), Some("42 is no seed of the suite".into()));
         // How often checkpoints are written changes no number.
         other = suite.clone();
         other.checkpoint_epochs += 1;

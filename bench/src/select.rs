@@ -30,6 +30,24 @@ impl Selection {
         self.any_of.is_empty() || self.any_of.iter().any(|all| all.iter().all(|(key, p)| holds(key, p, trial)))
     }
 
+    /// True if a trial of the dataset can be selected.
+    pub(crate) fn may_select_dataset(&self, name: &str) -> bool {
+        let may = |all: &Vec<(String, Vec<String>)>| {
+            all.iter().all(|(key, patterns)| key != "dataset" || patterns.iter().any(|p| matches(p, name)))
+        };
+        self.any_of.is_empty() || self.any_of.iter().any(may)
+    }
+
+    /// The patterns that match nothing among the trials, as `key=pattern`: misspelt, most likely.
+    pub(crate) fn idle_patterns(&self, trials: &[Trial]) -> Vec<String> {
+        let terms = self.any_of.iter().flatten();
+        let patterns = terms.flat_map(|(key, patterns)| patterns.iter().map(move |p| (key, p)));
+        patterns
+            .filter(|(key, pattern)| !trials.iter().any(|t| matches(pattern, &value(key, t))))
+            .map(|(key, pattern)| format!("{key}={pattern}"))
+            .collect()
+    }
+
     /// The selected trials; none at all is an error that names what there is.
     pub(crate) fn apply<'a>(&self, trials: &'a [Trial]) -> Result<Vec<&'a Trial>, ExpectedError> {
         let selected: Vec<&Trial> = trials.iter().filter(|t| self.selects(t)).collect();
@@ -134,6 +152,15 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("methd"));
         assert_eq!(count(&["ce"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_pattern_that_matches_nothing_is_found() {
+        let suite = fixtures::smoke();
+        let trials = plan(&suite, fixtures::summaries(&suite)).trials;
+        let selection = Selection::parse(&["method=ce|tripplet,dataset=soy*".to_owned()]).unwrap();
+        assert_eq!(selection.idle_patterns(&trials), ["method=tripplet"]);
+        assert!(selection.may_select_dataset("soygene") && !selection.may_select_dataset("cotton80"));
     }
 
     #[test]

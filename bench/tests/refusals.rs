@@ -31,6 +31,40 @@ fn misspelt_names_are_exit_2_with_file_line_column_and_the_accepted_names() {
 }
 
 #[test]
+fn numbers_that_are_none_are_exit_2_and_not_a_cell() {
+    for (from, to, wanted) in [
+        ("learning_rate = 2e-3", "learning_rate = inf", "`learning_rate` = inf"),
+        ("learning_rate = 2e-3", "learning_rate = 1e-3, weight_decay = nan", "`weight_decay` = NaN"),
+        ("learning_rate = 2e-3", "learning_rate = 1e-3, weight_decay = -5", "`weight_decay` = -5"),
+        ("adamw = { learning_rate = 2e-3", "sgd = { learning_rate = 1, momentum = 1.5", "`momentum` = 1.5"),
+        ("warmup_epochs = 0", "min_learning_rate = nan", "`min_learning_rate` = NaN"),
+        ("warmup_epochs = 0", "warmup_epochs = 1", "`warmup_epochs` = 1"),
+        ("ce = {}", "ce = { label_smoothing = nan }", "label_smoothing"),
+    ] {
+        let text = tiny().replacen(from, to, 1);
+        assert_ne!(text, tiny(), "`{from}` is in the suite");
+        Place::with_suite(&text).run("run", &[], 2).stderr_has(&["tiny.toml:", wanted]);
+    }
+}
+
+#[test]
+fn a_kind_without_settings_is_told_how_it_is_written() {
+    let text = tiny().replacen("ce = {}", "", 1);
+    Place::with_suite(&text).run("run", &[], 2).stderr_has(&["tiny.toml:", "such as `triplet = {}`", "bench list"]);
+}
+
+#[test]
+fn a_folder_with_other_things_in_it_is_not_written_to() {
+    let place = Place::with_suite(&tiny());
+    std::fs::create_dir(place.path("mine")).unwrap();
+    std::fs::write(place.path("mine/results.csv"), "my own").unwrap();
+    place.run("mine", &["--only", "method=ce"], 3).stderr_has(&["mine", "is not empty and holds no run", "--out"]);
+    place.run(".", &["--only", "method=ce"], 3);
+    assert_eq!(std::fs::read_to_string(place.path("mine/results.csv")).unwrap(), "my own");
+    assert_eq!(std::fs::read_dir(place.path("mine")).unwrap().count(), 1);
+}
+
+#[test]
 fn unknown_suites_and_arguments_are_exit_2_and_say_what_there_is() {
     let place = Place::with_suite(&tiny());
     Said::of(place.bench(&["--suite", "ufg-smok"]).output().unwrap(), 2).stderr_has(&["`ufg-smok`", "ufg-smoke"]);

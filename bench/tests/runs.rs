@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::process::Stdio;
 
 use common::{Place, Said, THREE_METHODS, TWO_DATASETS, suite};
 
@@ -50,6 +51,52 @@ fn a_finished_run_has_nothing_to_do_and_its_report_is_rebuilt_from_records_alone
     fs::write(place.path("tiny.toml"), suite(2, THREE_METHODS, TWO_DATASETS)).unwrap();
     let plan = Said::of(place.bench(&["plan", "--suite", "tiny.toml", "--out", "run"]).output().unwrap(), 0);
     assert!(plan.stdout.contains("protocol.epochs: 1 became 2"), "{}", plan.stdout);
+}
+
+#[test]
+fn a_dataset_that_is_not_there_stops_only_what_needs_it() {
+    let datasets = format!("{TWO_DATASETS}[datasets.gone]\nparquet = {{ path = \"gone.parquet\" }}\n");
+    let place = Place::with_suite(&suite(1, "[methods.ce]\nce = {}\n", &datasets));
+    place.run("run", &[], 3).stderr_has(&["gone.parquet"]);
+    let said = place.run("run", &["--only", "dataset=soy|soi"], 0);
+    said.stderr_has(&["note: dataset `gone`", "`dataset=soi` matches nothing"]);
+    assert_eq!(place.results("run").len(), 1);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn nobody_listening_to_stderr_is_no_reason_to_stop() {
+    let place = Place::with_suite(&suite(1, "[methods.ce]\nce = {}\n", TWO_DATASETS));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = place.command("run", &[]).stdout(Stdio::null()).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(place.results("run").len(), 2);
+}
+
+#[test]
+fn a_network_that_overflows_is_diverged_and_final() {
+    for (epochs, batch) in [(3, "batch_size = 6"), (1, "batch_size = 100")] {
+        let text = suite(epochs, THREE_METHODS, TWO_DATASETS)
+            .replace("adamw = { learning_rate = 2e-3 }", "sgd = { learning_rate = 1e30 }")
+            .replace("batch_size = 6", batch);
+        let place = Place::with_suite(&text);
+        place.run("run", &["--only", "dataset=soy"], 10);
+        assert!(place.results("run").iter().all(|row| row["status"] == "diverged"), "{:?}", place.results("run"));
+        place.run("run", &["--only", "dataset=soy"], 10).stderr_has(&["nothing to run"]);
+    }
+}
+
+#[test]
+fn changed_or_missing_predictions_are_noticed() {
+    let place = Place::with_suite(&suite(1, "[methods.ce]\nce = {}\n", TWO_DATASETS));
+    place.run("run", &[], 0);
+    let files: Vec<_> = fs::read_dir(place.path("run/predictions")).unwrap().map(|e| e.unwrap().path()).collect();
+    fs::remove_file(&files[0]).unwrap();
+    fs::write(&files[1], "image").unwrap();
+    let status = Said::of(place.bench(&["status", "run"]).output().unwrap(), 0);
+    assert!(status.stdout.contains("is missing") && status.stdout.contains("digest differs"), "{}", status.stdout);
+    Said::of(place.bench(&["report", "run"]).output().unwrap(), 0);
+    assert!(fs::read_to_string(place.path("run/report.md")).unwrap().contains("is missing"));
 }
 
 /// The bytes of a small PNG whose pixels depend on two numbers.

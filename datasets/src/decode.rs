@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use image::{ImageReader, Limits};
+use image::{ImageFormat, ImageReader, Limits};
 use rayon::prelude::*;
 
 use crate::error::DatasetError;
@@ -56,6 +56,9 @@ pub fn decode_bytes(bytes: &[u8], place: &str) -> Result<Rgb, DatasetError> {
             start.join(" ")
         )));
     }
+    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
+        return Err(error("the JPEG ends before its end marker: it is truncated".into()));
+    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -67,6 +70,31 @@ pub fn decode_bytes(bytes: &[u8], place: &str) -> Result<Rgb, DatasetError> {
         return Err(error(format!("the image is {width}×{height} pixels")));
     }
     Ok(Rgb { width, height, data: image.into_raw() })
+}
+
+/// True if a JPEG has an end-of-image marker after its scans. Decoders fill what a truncated file lacks with grey
+/// and say nothing.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    const START: u8 = 0xd8;
+    const END: u8 = 0xd9;
+    let mut at = 0;
+    while at + 1 < bytes.len() {
+        // Outside segments: entropy-coded data, in which ff is followed by 00 or a restart marker, or fill bytes.
+        if bytes[at] != 0xff {
+            at += 1;
+            continue;
+        }
+        match bytes[at + 1] {
+            0xff => at += 1,
+            END => return true,
+            0x00 | 0x01 | START | 0xd0..=0xd7 => at += 2,
+            _ => {
+                let Some(length) = bytes.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+            }
+        }
+    }
+    false
 }
 
 /// One split, decoded and at working size, held in memory.
@@ -111,5 +139,24 @@ impl DecodedSet {
     /// Bytes of pixel data held.
     pub fn memory(&self) -> usize {
         self.images.iter().map(|image| image.data.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_truncated_jpeg_is_refused_wherever_it_ends() {
+        let image = image::RgbImage::from_fn(120, 90, |x, y| image::Rgb([(x * 2) as u8, (y * 2) as u8, (x * y) as u8]));
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+        let bytes = bytes.into_inner();
+        assert!(decode_bytes(&bytes, "whole").is_ok());
+        assert!(decode_bytes(&[&bytes[..], b"what a camera left behind"].concat(), "trailing bytes").is_ok());
+        for cut in (10..bytes.len()).step_by(bytes.len() / 40).chain([bytes.len() - 1, bytes.len() - 2]) {
+            let error = decode_bytes(&bytes[..cut], "leaf.jpg").unwrap_err().to_string();
+            assert!(error.contains("leaf.jpg"), "{error}");
+        }
     }
 }

@@ -15,7 +15,8 @@ use crate::suite::Suite;
 pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result<i32, ExpectedError> {
     let suite = Suite::load(suite)?;
     let selection = Selection::parse(only)?;
-    let plan = plan::plan(&suite, plan::read_datasets(&suite)?);
+    let (found, unreadable) = plan::read_datasets(&suite, |name| selection.may_select_dataset(name))?;
+    let plan = plan::plan(&suite, found);
     let selected = selection.apply(&plan.trials)?;
     let directory = run_directory(&suite, out);
     let records = if directory.journal().exists() { journal::read(&directory.journal())? } else { Records::default() };
@@ -31,6 +32,8 @@ pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result
         );
         data.notices.iter().for_each(|notice| text += &format!("  note: {notice}\n"));
     }
+    unreadable.iter().for_each(|notice| text += &format!("note: {notice}\n"));
+    selection.idle_patterns(&plan.trials).iter().for_each(|p| text += &format!("note: `{p}` matches nothing\n"));
     text.push('\n');
     let mut outstanding = 0;
     for trial in &selected {

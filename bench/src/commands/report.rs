@@ -2,19 +2,17 @@
 
 use std::path::Path;
 
-use records::journal;
-
 use super::print;
 use crate::error::{ExpectedError, exit};
 use crate::run::directory::RunDirectory;
-use crate::run::report;
+use crate::run::report::{self, Predictions};
 
 /// Rebuilds `results.csv`, `summary.csv` and `report.md`.
 pub(crate) fn report(run: &Path) -> Result<i32, ExpectedError> {
     let directory = RunDirectory::at(run);
     let plan = directory.read_plan()?;
-    let records = journal::read(&directory.journal())?;
-    report::rebuild(&directory, &plan, &records)?;
+    let records = report::read_records(&directory)?;
+    report::rebuild(&directory, &plan, &records, Predictions::Checked)?;
     for name in ["results.csv", "summary.csv", "report.md"] {
         print(&format!("{}\n", run.join(name).display()));
     }

@@ -9,12 +9,14 @@ use super::print;
 use crate::cli::RunArguments;
 use crate::display::Display;
 use crate::error::{ExpectedError, exit};
-use crate::plan::{self, Plan, State};
-use crate::run::child::ChildExecutor;
+use crate::plan::{self, Plan};
+use crate::run::child::{self, ChildExecutor};
 use crate::run::directory::{PlanFile, RunDirectory};
-use crate::run::{Job, Runner, Tally, interrupt, report};
+use crate::run::report::{self, Predictions};
+use crate::run::{Job, Runner, Tally, interrupt};
 use crate::select::Selection;
 use crate::suite::Suite;
+use crate::talk::tell;
 use crate::{environment, host};
 
 /// Runs a suite.
@@ -27,13 +29,22 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     let suite = Suite::load(name)?;
     let device = device(&arguments.device)?;
     let selection = Selection::parse(&arguments.only)?;
+    if let Some(out) = arguments.out.as_ref().filter(|out| out.to_str().is_none()) {
+        return Err(ExpectedError::Usage {
+            message: format!("`--out {}`: the path is not UTF-8", out.display()),
+            hint: "choose another directory".into(),
+        });
+    }
     let directory = run_directory(&suite, arguments.out.clone());
-    let plan = plan::plan(&suite, plan::read_datasets(&suite)?);
+    let (found, unreadable) = plan::read_datasets(&suite, |name| selection.may_select_dataset(name))?;
+    let plan = plan::plan(&suite, found);
     let selected = selection.apply(&plan.trials)?;
     let _lock = directory.open()?;
     let (mut journal, mut records) = Journal::open(&directory.journal())?;
     let plan_file = PlanFile::new(&suite, &plan, &selection, command_line(name, arguments));
     directory.write_plan(&plan_file)?;
+    unreadable.iter().for_each(|notice| tell(&format!("note: {notice}")));
+    selection.idle_patterns(&plan.trials).iter().for_each(|p| tell(&format!("note: `--only`: `{p}` matches nothing")));
     tell_notices(&plan, &records);
     let jobs = outstanding(&selected, &records);
     let threads = (environment::threads().unwrap_or_else(host::cores) / usize::from(arguments.jobs)).max(1);
@@ -55,17 +66,18 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
         let result = runner.run(&jobs, &mut journal, &mut display, |record| {
             records.all.push(record.clone());
             after_record(&directory, record)?;
-            report::rebuild(&directory, &plan_file, &records)
+            report::rebuild(&directory, &plan_file, &records, Predictions::Trusted)
         });
         display.finish();
-        tally = result.map_err(|error| in_directory(error, &directory))?;
+        tally = result?;
+        report::check_journal(&directory, &records)?;
     }
-    report::rebuild(&directory, &plan_file, &records)?;
+    report::rebuild(&directory, &plan_file, &records, Predictions::Checked)?;
     conclude(&directory, &plan_file, &selected, &records, tally)
 }
 
 /// The device that is asked for. This build computes on the CPU alone.
-fn device(asked: &str) -> Result<String, ExpectedError> {
+pub(crate) fn device(asked: &str) -> Result<String, ExpectedError> {
     match asked {
         "auto" | "cpu" => Ok("cpu".into()),
         cuda if cuda == "cuda" || cuda.strip_prefix("cuda:").is_some_and(|n| n.parse::<u16>().is_ok()) => {
@@ -105,16 +117,6 @@ fn after_record(directory: &RunDirectory, record: &Record) -> Result<(), Expecte
     Ok(())
 }
 
-/// Names the run directory in an error that came from a trial's attempt to write into it.
-fn in_directory(error: ExpectedError, directory: &RunDirectory) -> ExpectedError {
-    match error {
-        ExpectedError::RunDirectory { path, reason, hint } if path.is_relative() && !path.exists() => {
-            ExpectedError::RunDirectory { path: directory.path().join("trials").join(path), reason, hint }
-        }
-        other => other,
-    }
-}
-
 fn conclude(
     directory: &RunDirectory,
     plan: &PlanFile,
@@ -123,15 +125,10 @@ fn conclude(
     tally: Tally,
 ) -> Result<i32, ExpectedError> {
     let latest = records.latest();
-    let failed = selected.iter().filter(|t| {
-        latest
-            .get(t.id.as_str())
-            .is_some_and(|r| !matches!(plan::state(&t.id, &latest), State::Outstanding) && is_failure(r))
-    });
-    let failed = failed.count();
+    let failed = selected.iter().filter(|t| latest.get(t.id.as_str()).is_some_and(|r| is_failure(r))).count();
     print(&reports::headline(&report::counting(plan, records), &report::layout(plan, records))?);
     tell(&format!("\nreport: {}", directory.path().join("report.md").display()));
-    if interrupt::requested() || tally.outstanding > 0 {
+    if tally.outstanding > 0 {
         tell(&format!("{} trials outstanding: the same command goes on", tally.outstanding));
         return Ok(exit::OUTSTANDING);
     }
@@ -157,25 +154,34 @@ fn listen() -> Result<(), ExpectedError> {
 }
 
 fn executable() -> Result<PathBuf, ExpectedError> {
-    std::env::current_exe().map_err(|source| ExpectedError::File { action: "find", path: "bench".into(), source })
+    child::this_executable().map_err(|source| ExpectedError::File { action: "find", path: "bench".into(), source })
 }
 
-/// The command that makes this run again. Paths as they were given.
+/// The command that makes this run again, for a shell. Paths as they were given.
 fn command_line(suite: &str, arguments: &RunArguments) -> String {
-    let mut command = format!("bench --suite {suite}");
+    let mut words = vec!["--suite".to_owned(), suite.to_owned()];
     if let Some(out) = &arguments.out {
-        command += &format!(" --out {}", out.display());
+        words.extend(["--out".to_owned(), out.display().to_string()]);
     }
     for only in &arguments.only {
-        command += &format!(" --only '{only}'");
+        words.extend(["--only".to_owned(), only.clone()]);
     }
     if arguments.device != "auto" {
-        command += &format!(" --device {}", arguments.device);
+        words.extend(["--device".to_owned(), arguments.device.clone()]);
     }
     if arguments.jobs != 1 {
-        command += &format!(" --jobs {}", arguments.jobs);
+        words.extend(["--jobs".to_owned(), arguments.jobs.to_string()]);
     }
-    command
+    words.iter().fold("bench".to_owned(), |line, word| line + " " + &quoted(word))
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn tell_notices(plan: &Plan, records: &Records) {
@@ -189,7 +195,15 @@ fn tell_notices(plan: &Plan, records: &Records) {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "talk goes to stderr")]
-fn tell(line: &str) {
-    eprintln!("{line}");
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_are_quoted_as_a_shell_needs_it() {
+        assert_eq!(quoted("runs/a-1.toml"), "runs/a-1.toml");
+        assert_eq!(quoted("method=ce|triplet"), "'method=ce|triplet'");
+        assert_eq!(quoted("a leaf's"), r"'a leaf'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
 }

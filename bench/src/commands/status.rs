@@ -2,24 +2,17 @@
 
 use std::path::Path;
 
-use records::journal;
-
 use super::print;
 use crate::error::{ExpectedError, exit};
 use crate::plan::{State, state};
 use crate::run::directory::RunDirectory;
+use crate::run::report;
 
 /// Prints the state of a run, a line for each trial that is not done, and the counts.
 pub(crate) fn status(run: &Path) -> Result<i32, ExpectedError> {
     let directory = RunDirectory::at(run);
     let plan = directory.read_plan()?;
-    let records = match journal::read(&directory.journal()) {
-        Ok(records) => records,
-        Err(records::JournalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            journal::Records::default()
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let records = report::read_records(&directory)?;
     let latest = records.latest();
     let (mut done, mut failed, mut outstanding) = (0, 0, 0);
     let mut text = String::new();
@@ -37,6 +30,9 @@ pub(crate) fn status(run: &Path) -> Result<i32, ExpectedError> {
                 text += &format!("{:<14} {id}\n", if begun { "begun" } else { "outstanding" });
             }
         }
+    }
+    for notice in report::prediction_notices(&directory, &report::counting(&plan, &records)) {
+        text += &format!("note: {notice}\n");
     }
     text += &format!(
         "{}: {} trials: {done} done, {failed} failed, {outstanding} outstanding\n",

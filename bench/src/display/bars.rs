@@ -17,6 +17,7 @@ pub(crate) struct Bars {
 }
 
 struct Running {
+    name: String,
     trial: ProgressBar,
     epoch: ProgressBar,
     steps_per_epoch: u64,
@@ -31,7 +32,7 @@ impl Bars {
     pub(crate) fn new(trials: usize, already_done: usize) -> Self {
         let all = MultiProgress::new();
         let grid = all.add(ProgressBar::new(trials as u64));
-        grid.set_style(style("grid   {bar:30} {pos:>4}/{len} trials  {elapsed_precise}, {eta} left"));
+        grid.set_style(style("grid   {bar:30} {pos:>4}/{len} trials  {elapsed_precise}"));
         grid.set_position(already_done as u64);
         grid.reset_eta();
         grid.enable_steady_tick(Duration::from_millis(500));
@@ -40,12 +41,12 @@ impl Bars {
 
     pub(crate) fn started(&mut self, index: usize, trial: &Trial) {
         let bar = self.all.add(ProgressBar::new(trial.protocol.epochs));
-        bar.set_style(style("trial  {bar:30} {pos:>4}/{len} epochs  {prefix}  {msg}"));
-        bar.set_prefix(format!("{} on {} s{}", trial.method, trial.dataset, trial.seed));
-        bar.set_message("starting");
+        bar.set_style(style("trial  {bar:30} {pos:>4}/{len} epochs  {wide_msg}"));
+        let name = format!("{} on {} s{}", trial.method, trial.dataset, trial.seed);
+        bar.set_message(format!("{name}  starting"));
         let epoch = self.all.add(ProgressBar::new(1));
-        epoch.set_style(style("epoch  {bar:30} {pos:>4}/{len} steps   {msg}"));
-        self.running.insert(index, Running { trial: bar, epoch, steps_per_epoch: 1 });
+        epoch.set_style(style("epoch  {bar:30} {pos:>4}/{len} steps   {wide_msg}"));
+        self.running.insert(index, Running { name, trial: bar, epoch, steps_per_epoch: 1 });
     }
 
     pub(crate) fn event(&mut self, index: usize, event: &Event) {
@@ -60,7 +61,7 @@ impl Bars {
                     Stage::Evaluate => "evaluating",
                     stage => stage.word(),
                 };
-                running.trial.set_message(doing);
+                running.trial.set_message(format!("{}  {doing}", running.name));
             }
             Event::Training { epochs, steps_per_epoch, resumed_at_step, .. } => {
                 running.steps_per_epoch = (*steps_per_epoch).max(1);
@@ -68,8 +69,8 @@ impl Bars {
                 running.trial.set_position(resumed_at_step / running.steps_per_epoch);
                 running.trial.reset_eta();
                 running.epoch.set_length(running.steps_per_epoch);
-                running.trial.set_style(style("trial  {bar:30} {pos:>4}/{len} epochs  {prefix}  {msg}  {eta} left"));
-                running.trial.set_message("");
+                running.trial.set_style(style("trial  {bar:30} {pos:>4}/{len} epochs  {eta:>4} left  {wide_msg}"));
+                running.trial.set_message(running.name.clone());
             }
             Event::Step { step, loss, images_per_s } => {
                 let within = (step - 1) % running.steps_per_epoch + 1;
@@ -79,7 +80,7 @@ impl Bars {
             Event::Epoch { point } => {
                 running.trial.set_position(point.epoch);
                 if let Some(top1) = point.test_top1 {
-                    running.trial.set_message(format!("top-1 {:.1} %", 100.0 * top1));
+                    running.trial.set_message(format!("{}  top-1 {:.1} %", running.name, 100.0 * top1));
                 }
             }
             Event::Checkpoint { .. } | Event::Ended { .. } => {}
@@ -99,6 +100,8 @@ impl Bars {
             record.seed,
             verdict_line(record)
         ));
+        // Only now is there something to estimate from.
+        self.grid.set_style(style("grid   {bar:30} {pos:>4}/{len} trials  {elapsed_precise}, {eta} left"));
         self.grid.inc(1);
     }
 
@@ -108,5 +111,7 @@ impl Bars {
             self.all.remove(&running.trial);
         }
         self.grid.finish_and_clear();
+        // A terminal that is gone has nothing to clear.
+        let _ = self.all.clear();
     }
 }

@@ -7,6 +7,7 @@ use records::{Event, Record};
 use super::verdict_line;
 use crate::clock::Stopwatch;
 use crate::plan::Trial;
+use crate::talk::tell;
 
 /// Seconds between two epoch lines of a trial.
 const EPOCH_SECONDS: f64 = 30.0;
@@ -18,16 +19,15 @@ pub(crate) struct Plain {
     names: HashMap<usize, (String, Stopwatch)>,
 }
 
-#[expect(clippy::print_stderr, reason = "where progress is told")]
 impl Plain {
     pub(crate) fn new(trials: usize, already_done: usize) -> Self {
-        eprintln!("{trials} trials, {already_done} finished before");
+        tell(&format!("{trials} trials, {already_done} finished before"));
         Self { trials, ended: already_done, names: HashMap::new() }
     }
 
     pub(crate) fn started(&mut self, index: usize, trial: &Trial, attempt: u32) {
         let again = if attempt > 1 { format!("  (attempt {attempt})") } else { String::new() };
-        eprintln!("start {}{again}", trial.id);
+        tell(&format!("start {}{again}", trial.id));
         self.names.insert(index, (trial.id.clone(), Stopwatch::start()));
     }
 
@@ -37,11 +37,11 @@ impl Plain {
         };
         match event {
             Event::Training { epochs, resumed_at_step, steps_per_epoch, .. } if *resumed_at_step > 0 => {
-                eprintln!("  {name}: goes on after step {resumed_at_step} of {}", epochs * steps_per_epoch);
+                tell(&format!("  {name}: goes on after step {resumed_at_step} of {}", epochs * steps_per_epoch));
             }
             Event::Epoch { point } if since.seconds() >= EPOCH_SECONDS => {
                 let top1 = point.test_top1.map_or(String::new(), |t| format!("  top-1 {:.1} %", 100.0 * t));
-                eprintln!("  {name}: epoch {}  loss {:.4}{top1}", point.epoch, point.loss);
+                tell(&format!("  {name}: epoch {}  loss {:.4}{top1}", point.epoch, point.loss));
                 *since = Stopwatch::start();
             }
             _ => {}
@@ -51,6 +51,6 @@ impl Plain {
     pub(crate) fn ended(&mut self, index: usize, record: &Record) {
         self.ended += 1;
         self.names.remove(&index);
-        eprintln!("[{}/{}] {}  {}", self.ended, self.trials, record.trial, verdict_line(record));
+        tell(&format!("[{}/{}] {}  {}", self.ended, self.trials, record.trial, verdict_line(record)));
     }
 }

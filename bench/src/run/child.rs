@@ -19,8 +19,9 @@ use crate::{environment, host};
 
 /// How often a waiting parent looks whether the run is to end.
 const POLL: Duration = Duration::from_millis(100);
-/// How much of a child's last words a record keeps.
-const LAST_WORDS: usize = 2000;
+/// How many characters of what a child said a record keeps, from the beginning and from the end.
+const FIRST_WORDS: usize = 500;
+const LAST_WORDS: usize = 1500;
 
 /// What a child is told, as one line of JSON on its standard input. The parent keeps the pipe open: when it
 /// closes, the parent is gone, and the child ends too.
@@ -80,17 +81,24 @@ impl TrialExecutor for ChildExecutor {
 
 impl ChildExecutor {
     fn spawn(&self, trial: &Trial, stderr: File) -> std::io::Result<Child> {
-        let mut child = Command::new(&self.executable)
+        let order = Order { trial: trial.clone(), run: self.run.path().to_owned(), device: self.device.clone() };
+        let mut line = serde_json::to_vec(&order)?;
+        line.push(b'\n');
+        let mut command = Command::new(&self.executable);
+        command
             .arg("trial")
             .env(environment::THREADS, self.threads.to_string())
             .envs(environment::TRIAL.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()?;
-        let order = Order { trial: trial.clone(), run: self.run.path().to_owned(), device: self.device.clone() };
-        let mut line = serde_json::to_vec(&order)?;
-        line.push(b'\n');
+            .stderr(stderr);
+        #[cfg(unix)]
+        {
+            use std::os::unix::process::CommandExt;
+            // A group of its own: Ctrl-C on the terminal reaches the parent alone, which then ends the child.
+            command.arg0("bench").process_group(0);
+        }
+        let mut child = command.spawn()?;
         let told = child.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(&line).and_then(|()| stdin.flush()));
         if let Err(error) = told {
             let _ = child.kill();
@@ -99,6 +107,12 @@ impl ChildExecutor {
         }
         Ok(child)
     }
+}
+
+/// The program that children run: this very one, also if its file was replaced since.
+pub(crate) fn this_executable() -> std::io::Result<PathBuf> {
+    let this = PathBuf::from("/proc/self/exe");
+    if this.exists() { Ok(this) } else { std::env::current_exe() }
 }
 
 /// What a child said.
@@ -172,9 +186,16 @@ fn describe(status: ExitStatus) -> String {
     format!("the child process ended with {status}")
 }
 
-/// The end of what a child said on stderr.
+/// What a child said on stderr, its middle left out where it is long.
 fn last_words(path: &Path) -> String {
     let bytes = fs::read(path).unwrap_or_default();
-    let start = bytes.len().saturating_sub(LAST_WORDS);
-    String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim();
+    let count = text.chars().count();
+    if count <= FIRST_WORDS + LAST_WORDS {
+        return text.to_owned();
+    }
+    let first: String = text.chars().take(FIRST_WORDS).collect();
+    let last: String = text.chars().skip(count - LAST_WORDS).collect();
+    format!("{first} […] {last}")
 }

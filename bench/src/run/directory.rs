@@ -121,8 +121,9 @@ impl RunDirectory {
         format!("predictions/{id}.csv")
     }
 
-    /// Creates it where it is missing and takes its lock.
+    /// Creates it where it is missing and takes its lock. A folder that holds other things is refused.
     pub(crate) fn open(&self) -> Result<Lock, ExpectedError> {
+        self.refuse_foreign()?;
         for sub in ["", "predictions", "trials"] {
             files::create_dir(&self.path.join(sub))?;
         }
@@ -139,11 +140,31 @@ impl RunDirectory {
         Ok(Lock(file))
     }
 
+    fn refuse_foreign(&self) -> Result<(), ExpectedError> {
+        let Ok(mut entries) = std::fs::read_dir(&self.path) else {
+            return Ok(());
+        };
+        let ours = ["plan.json", "records.jsonl", "lock"].iter().any(|name| self.path.join(name).exists());
+        // A link that leads nowhere is ours too: its name says what it was meant to be.
+        let ours = ours || self.path.join("records.jsonl").symlink_metadata().is_ok();
+        if ours || entries.next().is_none() {
+            return Ok(());
+        }
+        Err(ExpectedError::RunDirectory {
+            path: self.path.clone(),
+            reason: "is not empty and holds no run; its files would be overwritten".into(),
+            hint: "choose a new or empty directory with `--out`".into(),
+        })
+    }
+
     /// Writes `plan.json`. A directory that holds a run of another suite is refused.
     pub(crate) fn write_plan(&self, plan: &PlanFile) -> Result<(), ExpectedError> {
         let path = self.path.join("plan.json");
-        if path.exists() {
-            let before = self.read_plan()?;
+        // A plan that cannot be read is written anew: it holds nothing that the suite does not say.
+        if let Some(before) = std::fs::read(&path).ok().and_then(|text| parse_plan(&text).ok()) {
+            if before.format > PLAN_FORMAT {
+                return Err(newer(path, before.format));
+            }
             if before.suite != plan.suite {
                 return Err(ExpectedError::RunDirectory {
                     path: self.path.clone(),
@@ -170,18 +191,26 @@ impl RunDirectory {
             }
             ExpectedError::File { action: "read", path: path.clone(), source }
         })?;
-        let plan: PlanFile = serde_json::from_slice(&text).map_err(|error| ExpectedError::RunDirectory {
+        let plan = parse_plan(&text).map_err(|error| ExpectedError::RunDirectory {
             path: path.clone(),
             reason: format!("is no plan: {error}"),
             hint: "it was changed by hand or written by another version; `bench --suite S` writes it anew".into(),
         })?;
         if plan.format > PLAN_FORMAT {
-            return Err(ExpectedError::RunDirectory {
-                path,
-                reason: format!("has format {}, this version reads up to {PLAN_FORMAT}", plan.format),
-                hint: "use the version that wrote it".into(),
-            });
+            return Err(newer(path, plan.format));
         }
         Ok(plan)
+    }
+}
+
+fn parse_plan(text: &[u8]) -> serde_json::Result<PlanFile> {
+    serde_json::from_slice(text)
+}
+
+fn newer(path: PathBuf, format: u32) -> ExpectedError {
+    ExpectedError::RunDirectory {
+        path,
+        reason: format!("has format {format}, this version reads up to {PLAN_FORMAT}"),
+        hint: "use the version that wrote it".into(),
     }
 }

@@ -179,6 +179,10 @@ fn work(
         let ended = executor.execute(&jobs[index].trial, stop, &mut |event| {
             let _ = sender.send(Message::Event(index, event));
         });
+        if matches!(&ended, Ended::Outcome(o) if matches!(o.status, Status::Failed { stage: Stage::Write, .. })) {
+            // The next trial could not write either.
+            stop.store(true, Ordering::SeqCst);
+        }
         let _ = sender.send(Message::Ended(index, ended));
     }
 }
@@ -187,12 +191,7 @@ fn work(
 /// the environment, and the trial stays outstanding.
 fn keep(record: &Record, journal: &mut Journal) -> Result<(), ExpectedError> {
     if let Status::Failed { stage: Stage::Write, message } = &record.status {
-        return Err(ExpectedError::RunDirectory {
-            path: record.trial.clone().into(),
-            reason: message.clone(),
-            hint: "make room or choose another `--out`, then give the same command again: finished trials are kept"
-                .into(),
-        });
+        return Err(ExpectedError::Output { message: format!("trial {}: {message}", record.trial) });
     }
     Ok(journal.append(record)?)
 }

@@ -1,7 +1,7 @@
 //! Rebuilds the reports of a run directory from its plan and its journal.
 
-use records::Record;
-use records::journal::Records;
+use records::journal::{self, Records};
+use records::{Digest, JournalError, Record};
 use reports::{Layout, ReportContext};
 
 use super::directory::{PlanFile, PlannedTrial, RunDirectory};
@@ -30,8 +30,56 @@ pub(crate) fn layout(plan: &PlanFile, records: &Records) -> Layout {
     }
 }
 
+/// Whether the predictions of the records are read and compared with their digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Predictions {
+    /// They are; what is missing or changed becomes a notice.
+    Checked,
+    /// They are not: the report is one of many that a running suite writes.
+    Trusted,
+}
+
+/// The records of a run; none if its journal has not been begun.
+pub(crate) fn read_records(run: &RunDirectory) -> Result<Records, ExpectedError> {
+    match journal::read(&run.journal()) {
+        Err(JournalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Records::default()),
+        other => Ok(other?),
+    }
+}
+
+/// Makes sure that the journal on the disk holds what was appended to it.
+pub(crate) fn check_journal(run: &RunDirectory, records: &Records) -> Result<(), ExpectedError> {
+    let (kept, appended) = (read_records(run)?.all.len(), records.all.len());
+    if kept == appended {
+        return Ok(());
+    }
+    Err(ExpectedError::RunDirectory {
+        path: run.journal(),
+        reason: format!("holds {kept} records, {appended} were appended; it was changed while the run went on"),
+        hint: "leave the run directory alone while a run works in it; give the same command again".into(),
+    })
+}
+
+/// What is wrong with the predictions of the records.
+pub(crate) fn prediction_notices(run: &RunDirectory, records: &[Record]) -> Vec<String> {
+    let notice = |record: &Record| {
+        let file = record.predictions.as_ref()?;
+        match std::fs::read(run.path().join(&file.path)) {
+            Ok(bytes) if Digest::of(&bytes) == file.sha256 => None,
+            Ok(_) => Some(format!("{} is not what the record says: its digest differs", file.path)),
+            Err(_) => Some(format!("{} is missing", file.path)),
+        }
+    };
+    records.iter().filter_map(notice).collect()
+}
+
 /// Writes `results.csv`, `summary.csv` and `report.md`.
-pub(crate) fn rebuild(run: &RunDirectory, plan: &PlanFile, records: &Records) -> Result<(), ExpectedError> {
+pub(crate) fn rebuild(
+    run: &RunDirectory,
+    plan: &PlanFile,
+    records: &Records,
+    predictions: Predictions,
+) -> Result<(), ExpectedError> {
     let counting = counting(plan, records);
     let layout = layout(plan, records);
     let mut notices: Vec<String> = records.torn.iter().cloned().collect();
@@ -48,6 +96,9 @@ pub(crate) fn rebuild(run: &RunDirectory, plan: &PlanFile, records: &Records) ->
         notices.push(format!(
             "{stale} trials in the journal belong to no cell of the suite as it is now; `bench plan` says why"
         ));
+    }
+    if predictions == Predictions::Checked {
+        notices.extend(prediction_notices(run, &counting));
     }
     let context = ReportContext {
         suite: plan.suite.clone(),

@@ -49,6 +49,7 @@ pub(crate) fn find(name_or_path: &str) -> Result<SuiteFile, SuiteError> {
 
 fn read(path: &Path) -> Result<SuiteFile, SuiteError> {
     let text = std::fs::read_to_string(path).map_err(|source| SuiteError::Read { path: path.to_owned(), source })?;
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
     let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or("suite").to_owned();
     let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     Ok(SuiteFile { name, label: path.display().to_string(), text, base })

@@ -83,6 +83,9 @@ impl SuiteError {
             Self::Unknown { available, .. } => {
                 format!("suites that there are: {}; or give the path of a .toml file", available.join(", "))
             }
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
+                "a suite file is text in UTF-8; save it so".into()
+            }
             Self::Read { .. } => "check the path".into(),
             Self::Invalid { .. } => "docs/FORMAT.md describes the keys of a suite file".into(),
         }

@@ -88,6 +88,27 @@ fn default_momentum() -> f64 {
 }
 
 impl OptimizerConfig {
+    fn validate(&self) -> Result<(), String> {
+        let positive = |key: &str, value: f64| {
+            let holds = value.is_finite() && value > 0.0;
+            if holds { Ok(()) } else { Err(format!("`{key}` = {value} must be a number above 0")) }
+        };
+        let decay = |value: f64| {
+            let holds = value.is_finite() && value >= 0.0;
+            if holds { Ok(()) } else { Err(format!("`weight_decay` = {value} must be a number, 0 or above")) }
+        };
+        positive("learning_rate", self.learning_rate())?;
+        match self {
+            Self::Adamw(settings) => decay(settings.weight_decay),
+            Self::Sgd(settings) => {
+                decay(settings.weight_decay)?;
+                let momentum = settings.momentum;
+                let holds = (0.0..1.0).contains(&momentum);
+                if holds { Ok(()) } else { Err(format!("`momentum` = {momentum} must be 0 or above and below 1")) }
+            }
+        }
+    }
+
     /// Learning rate at the end of the warm-up.
     pub(crate) fn learning_rate(&self) -> f64 {
         match self {
@@ -138,37 +159,29 @@ impl Protocol {
         Self { working_size: Some(self.working_size()), ..self.clone() }
     }
 
-    /// The first field that is out of range, and what it should be.
+    /// The first field that is out of range, and what is wrong with it.
     pub(crate) fn validate(&self) -> Result<(), (&'static str, String)> {
-        let rate = self.optimizer.learning_rate();
+        let check = |holds: bool, field: &'static str, expected: &str| {
+            if holds { Ok(()) } else { Err((field, format!("must be {expected}"))) }
+        };
         let Schedule::Cosine(cosine) = &self.schedule;
-        let checks: [(bool, &'static str, String); 9] = [
-            ((8..=4096).contains(&self.input_size), "input_size", "8 to 4096 pixels".into()),
-            (
-                (self.input_size..=8192).contains(&self.resize),
-                "resize",
-                format!("at least input_size ({}) and at most 8192", self.input_size),
-            ),
-            (
-                (self.input_size..=8192).contains(&self.working_size()),
-                "working_size",
-                format!("at least input_size ({}) and at most 8192", self.input_size),
-            ),
-            ((1..=100_000).contains(&self.epochs), "epochs", "1 to 100000".into()),
-            ((1..=65_536).contains(&self.batch_size), "batch_size", "1 to 65536".into()),
-            (self.evaluate_epochs >= 1, "evaluate_epochs", "at least 1".into()),
-            (rate.is_finite() && rate > 0.0, "optimizer", "a learning_rate above 0".into()),
-            (self.clip_norm.is_none_or(|n| n.is_finite() && n > 0.0), "clip_norm", "a number above 0".into()),
-            (
-                cosine.warmup_epochs < self.epochs,
-                "schedule",
-                format!("fewer warmup_epochs than epochs ({})", self.epochs),
-            ),
-        ];
-        for (holds, field, expected) in checks {
-            if !holds {
-                return Err((field, expected));
-            }
+        let at_least = format!("at least input_size ({}) and at most 8192", self.input_size);
+        check((8..=4096).contains(&self.input_size), "input_size", "8 to 4096 pixels")?;
+        check((self.input_size..=8192).contains(&self.resize), "resize", &at_least)?;
+        check((self.input_size..=8192).contains(&self.working_size()), "working_size", &at_least)?;
+        check((1..=100_000).contains(&self.epochs), "epochs", "1 to 100000")?;
+        check((1..=65_536).contains(&self.batch_size), "batch_size", "1 to 65536")?;
+        check(self.evaluate_epochs >= 1, "evaluate_epochs", "at least 1")?;
+        check(self.clip_norm.is_none_or(|n| n.is_finite() && n > 0.0), "clip_norm", "a number above 0")?;
+        self.optimizer.validate().map_err(|reason| ("optimizer", reason))?;
+        let rate = self.optimizer.learning_rate();
+        if !(0.0..=rate).contains(&cosine.min_learning_rate) {
+            let value = cosine.min_learning_rate;
+            return Err(("schedule", format!("`min_learning_rate` = {value} must be 0 to the learning rate ({rate})")));
+        }
+        if cosine.warmup_epochs >= self.epochs {
+            let (warmup, epochs) = (cosine.warmup_epochs, self.epochs);
+            return Err(("schedule", format!("`warmup_epochs` = {warmup} must be below `epochs` ({epochs})")));
         }
         self.augment.validate(self.input_size).map_err(|e| ("augment", e.to_string()))?;
         self.normalise.validate().map_err(|e| ("normalise", e.to_string()))

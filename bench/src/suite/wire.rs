@@ -11,6 +11,9 @@ use toml::Spanned;
 
 use super::{Protocol, Suite};
 
+/// Names are parts of file names.
+const LONGEST_NAME: usize = 60;
+
 /// An error at a byte offset of the file.
 pub(super) struct WireError {
     pub(super) offset: usize,
@@ -35,7 +38,7 @@ struct WireSuite {
 #[serde(deny_unknown_fields)]
 struct WireRun {
     #[serde(default = "default_checkpoint_epochs")]
-    checkpoint_epochs: u64,
+    checkpoint_epochs: Spanned<u64>,
 }
 
 impl Default for WireRun {
@@ -44,15 +47,26 @@ impl Default for WireRun {
     }
 }
 
-fn default_checkpoint_epochs() -> u64 {
-    1
+fn default_checkpoint_epochs() -> Spanned<u64> {
+    Spanned::new(0..0, 1)
+}
+
+/// The parser's message, with what it means where it speaks of its own matters.
+fn explained(message: &str) -> String {
+    let about_kinds = message.contains("wanted exactly 1 element") || message.contains("expected newtype variant");
+    if about_kinds {
+        return "expected one kind with its settings, such as `triplet = {}` or `parquet = { path = \"…\" }`; \
+                `bench list` names the kinds"
+            .into();
+    }
+    message.to_owned()
 }
 
 /// Parses and validates.
 pub(super) fn parse(text: &str, name: &str, base: &Path) -> Result<Suite, WireError> {
     let wire: WireSuite = toml::from_str(text).map_err(|error| WireError {
         offset: error.span().map_or(0, |span| span.start),
-        message: error.message().to_owned(),
+        message: explained(error.message()),
     })?;
     check_protocol(text, &wire.protocol)?;
     let seeds = wire.seeds.get_ref();
@@ -63,8 +77,8 @@ pub(super) fn parse(text: &str, name: &str, base: &Path) -> Result<Suite, WireEr
         let message = "`seeds` must name at least one seed, and none twice".to_owned();
         return Err(WireError { offset: wire.seeds.span().start, message });
     }
-    if wire.run.checkpoint_epochs == 0 {
-        let offset = text.find("checkpoint_epochs").unwrap_or(0);
+    if *wire.run.checkpoint_epochs.get_ref() == 0 {
+        let offset = wire.run.checkpoint_epochs.span().start;
         return Err(WireError { offset, message: "`checkpoint_epochs` must be at least 1".into() });
     }
     Ok(Suite {
@@ -76,7 +90,7 @@ pub(super) fn parse(text: &str, name: &str, base: &Path) -> Result<Suite, WireEr
         backbones: entries("backbones", wire.backbones, |b| b.validate().map_err(|e| e.to_string()))?,
         protocol: wire.protocol.into_inner().resolved(),
         seeds: wire.seeds.into_inner(),
-        checkpoint_epochs: wire.run.checkpoint_epochs,
+        checkpoint_epochs: wire.run.checkpoint_epochs.into_inner(),
     })
 }
 
@@ -92,9 +106,11 @@ fn entries<T>(
     let mut out = IndexMap::new();
     for (name, entry) in wire.into_inner() {
         let offset = entry.span().start;
-        let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        let plain = (1..=LONGEST_NAME).contains(&name.len())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
         if !plain {
-            let message = format!("`{table}.{name}`: a name consists of letters, digits, `-` and `_`");
+            let message =
+                format!("`{table}.{name}`: a name consists of letters, digits, `-` and `_`, at most {LONGEST_NAME}");
             return Err(WireError { offset, message });
         }
         let entry = entry.into_inner();
@@ -106,7 +122,7 @@ fn entries<T>(
 
 /// Validates the protocol; the error points at the field's line within the table.
 fn check_protocol(text: &str, protocol: &Spanned<Protocol>) -> Result<(), WireError> {
-    let Err((field, expected)) = protocol.get_ref().validate() else {
+    let Err((field, problem)) = protocol.get_ref().validate() else {
         return Ok(());
     };
     let start = protocol.span().start;
@@ -115,5 +131,5 @@ fn check_protocol(text: &str, protocol: &Spanned<Protocol>) -> Result<(), WireEr
         text[line_start..start + at].trim().trim_start_matches("[protocol.").is_empty()
     });
     let offset = within.map_or(start, |(at, _)| start + at);
-    Err(WireError { offset, message: format!("`protocol.{field}` must be {expected}") })
+    Err(WireError { offset, message: format!("`protocol.{field}`: {problem}") })
 }

@@ -23,7 +23,7 @@ pub(crate) struct Evaluation {
     pub(crate) predictions: Vec<Prediction>,
 }
 
-/// Evaluates on all images of `set`, whose items are `items`.
+/// Evaluates on all images of `set`, whose items are `items`, after `step` steps.
 pub(crate) fn evaluate(
     network: &Network,
     set: &DecodedSet,
@@ -31,6 +31,7 @@ pub(crate) fn evaluate(
     classes: usize,
     protocol: &Protocol,
     device: &Device,
+    step: u64,
 ) -> Result<Evaluation, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Evaluate, e);
     let labels: Vec<u32> = items.iter().map(|item| item.label).collect();
@@ -40,10 +41,16 @@ pub(crate) fn evaluate(
         let images = test_batch(set, range, protocol, device).map_err(|e| failed(&e))?;
         let map = network.backbone.forward_t(&images, BatchStatistics::Eval).map_err(|e| failed(&e))?;
         let map = map.detach();
-        let said = network.method.logits(&map).map_err(|e| failed(&e))?;
+        let said = network.method.logits(&map).map_err(|e| match e.is_non_finite() {
+            true => Failure::diverged(step, format!("the input of a kernel ({e})")),
+            false => failed(&e),
+        })?;
         logits.extend(numbers(&said).map_err(|e| failed(&e))?);
         let pooled = map.mean((2, 3)).map_err(|e| failed(&e))?;
         features.extend(numbers(&pooled).map_err(|e| failed(&e))?);
+    }
+    if !logits.iter().chain(&features).all(|v| v.is_finite()) {
+        return Err(Failure::diverged(step, "the network's output on the test split"));
     }
     let dim = network.backbone.channels();
     let found = metrics::classification(&logits, &labels, classes).map_err(|e| failed(&e))?;

@@ -2,8 +2,10 @@
 
 mod checkpoint;
 mod evaluate;
+mod images;
 mod model;
 mod optimizer;
+mod sums;
 mod train;
 
 use std::fs::OpenOptions;
@@ -16,6 +18,7 @@ use crate::error::exit;
 use crate::files;
 use crate::run::child::Order;
 use crate::run::directory::RunDirectory;
+use crate::talk::tell;
 
 /// Why a trial could not be carried out; becomes its record's status.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ pub(crate) fn main() -> i32 {
         match read.map_err(|e| e.to_string()).and_then(|_| serde_json::from_str(&line).map_err(|e| e.to_string())) {
             Ok(order) => order,
             Err(reason) => {
-                complain(&format!("`bench trial` is for `bench` itself; no order on stdin: {reason}"));
+                tell(&format!("error: `bench trial` is for `bench` itself; no order on stdin: {reason}"));
                 return exit::USAGE;
             }
         };
@@ -105,9 +108,4 @@ fn carry_out(order: &Order, teller: &Teller) -> Result<Outcome, Failure> {
     let outcome = train::carry_out(&order.trial, &run, &order.device, teller);
     drop(lock);
     outcome
-}
-
-#[expect(clippy::print_stderr, reason = "where errors are told")]
-fn complain(message: &str) {
-    eprintln!("error: {message}");
 }

@@ -7,7 +7,7 @@ use backbones::{Backbone, BatchStatistics, ParameterStore};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use kernels::optim::{Ema, cosine_decay};
-use losses::{Method, MethodConfig, Teacher};
+use losses::{Method, Teacher};
 use random::Seeds;
 use records::Stage;
 
@@ -61,7 +61,7 @@ pub(crate) struct AveragedNetwork {
 impl AveragedNetwork {
     /// The teacher that a method asks for, if it does; it starts as a copy of the network.
     pub(crate) fn of(trial: &Trial, network: &Network, device: &Device) -> Result<Option<Self>, Failure> {
-        let MethodConfig::Cotap(settings) = &trial.method_config else {
+        let Some(base_decay) = trial.method_config.teacher_decay() else {
             return Ok(None);
         };
         let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
@@ -70,7 +70,7 @@ impl AveragedNetwork {
         let vb = VarBuilder::from_tensors(average.tensors().into_iter().collect(), DType::F32, device);
         let backbone = Backbone::new(&trial.backbone_config, vb.clone()).map_err(|e| failed(&e))?;
         let teacher = Teacher::new(&trial.method_config, backbone.channels(), vb).map_err(|e| failed(&e))?;
-        Ok(Some(Self { average, backbone, teacher, base_decay: settings.ema }))
+        Ok(Some(Self { average, backbone, teacher, base_decay }))
     }
 
     /// The teacher's tokens of some images. It sees them with the statistics of its own batch and changes none of

@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use backbones::BatchStatistics;
 use candle_core::{Device, Tensor};
-use datasets::{Dataset, DecodedSet, Loader, TrainPlan, ViewBatch, WantViews};
+use datasets::{Loader, TrainPlan, ViewBatch, WantViews};
 use kernels::optim::{CosineSchedule, clip_scale, gradient_norm};
 use losses::{Batch, LossOut};
 use random::{Axis, Seeds};
 use records::event::Outcome;
-use records::{Best, Cost, DatasetFacts, Digest, EpochPoint, Event, FileRef, Stage, Status, predictions};
+use records::{Best, Cost, Digest, Event, FileRef, Stage, Status, predictions};
 
 use super::checkpoint::{self, Progress};
 use super::evaluate::{Evaluation, evaluate};
+use super::images::Images;
 use super::model::{AveragedNetwork, Network};
 use super::optimizer::Optimizer;
+use super::sums::Sums;
 use super::{Failure, Teller};
 use crate::clock::Stopwatch;
 use crate::files;
@@ -108,37 +110,6 @@ fn median(values: &[f64]) -> f64 {
         0 => 0.0,
         n if n % 2 == 1 => sorted[n / 2],
         n => 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]),
-    }
-}
-
-/// The dataset, decoded.
-struct Images {
-    dataset: Dataset,
-    train: Arc<DecodedSet>,
-    test: DecodedSet,
-}
-
-impl Images {
-    fn read(trial: &Trial) -> Result<Self, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Data, e);
-        let dataset = datasets::load(&trial.dataset, &trial.dataset_config, &trial.base).map_err(|e| failed(&e))?;
-        if dataset.digest != trial.dataset_digest {
-            return Err(Failure::at(Stage::Data, "the dataset has changed since the run was planned; run it again"));
-        }
-        let working = trial.protocol.working();
-        let train = DecodedSet::new(&dataset.train, working).map_err(|e| failed(&e))?;
-        let test = DecodedSet::new(&dataset.test, working).map_err(|e| failed(&e))?;
-        Ok(Self { dataset, train: Arc::new(train), test })
-    }
-
-    fn facts(&self) -> DatasetFacts {
-        DatasetFacts {
-            classes: self.dataset.classes.len() as u64,
-            train: self.dataset.train.len() as u64,
-            test: self.dataset.test.len() as u64,
-            digest: Digest::from_hex(&self.dataset.digest),
-            notices: self.dataset.notices.clone(),
-        }
     }
 }
 
@@ -342,63 +313,7 @@ impl<'a> Training<'a> {
 
     fn evaluate(&self) -> Result<Evaluation, Failure> {
         let (items, classes) = (&self.data.dataset.test, self.data.dataset.classes.len());
-        evaluate(&self.network, &self.data.test, items, classes, &self.trial.protocol, &self.device)
+        let (protocol, step) = (&self.trial.protocol, self.progress.step);
+        evaluate(&self.network, &self.data.test, items, classes, protocol, &self.device, step)
     }
-}
-
-/// Sums over the steps of an epoch.
-#[derive(Default)]
-struct Sums {
-    steps: u64,
-    loss: f64,
-    norm: f64,
-    rate: f64,
-    terms: BTreeMap<String, f64>,
-    diagnostics: BTreeMap<String, (f64, u64)>,
-}
-
-impl Sums {
-    /// Adds a step and returns its loss.
-    fn add(&mut self, out: &LossOut, norm: f64, rate: f64) -> Result<f64, Failure> {
-        let loss = out.total.to_dtype(candle_core::DType::F64).and_then(|t| t.to_scalar::<f64>());
-        let loss = loss.map_err(|e| Failure::at(Stage::Train, e))?;
-        self.steps += 1;
-        self.loss += loss;
-        self.norm += norm;
-        self.rate = rate;
-        for (name, value) in &out.terms {
-            *self.terms.entry(name.clone()).or_default() += value;
-        }
-        for (name, &value) in &out.diagnostics {
-            let (sum, count) = self.diagnostics.entry(name.clone()).or_insert((initial(name), 0));
-            *sum = if is_minimum(name) { sum.min(value) } else { *sum + value };
-            *count += 1;
-        }
-        Ok(loss)
-    }
-
-    fn point(&self, epoch: u64, test_top1: Option<f64>) -> EpochPoint {
-        let steps = self.steps.max(1) as f64;
-        let diagnostic = |(name, (sum, count)): (&String, &(f64, u64))| {
-            (name.clone(), if is_minimum(name) { *sum } else { sum / (*count).max(1) as f64 })
-        };
-        EpochPoint {
-            epoch,
-            loss: self.loss / steps,
-            terms: self.terms.iter().map(|(name, sum)| (name.clone(), sum / steps)).collect(),
-            learning_rate: self.rate,
-            gradient_norm: self.norm / steps,
-            diagnostics: self.diagnostics.iter().map(diagnostic).collect(),
-            test_top1,
-        }
-    }
-}
-
-/// A diagnostic whose smallest value over the epoch counts, not its mean.
-fn is_minimum(name: &str) -> bool {
-    name.ends_with("_min")
-}
-
-fn initial(name: &str) -> f64 {
-    if is_minimum(name) { f64::INFINITY } else { 0.0 }
 }

@@ -1,26 +1,24 @@
-//! Time of a training step (forward, backward, AdamW) of a narrow residual network:
-//! `cargo run -p backbones --example step_time -- [batch] [pixels] [steps]`.
+//! Time of a forward pass and of a training step (forward, backward, AdamW) of an architecture, as CSV:
+//! `cargo run -p backbones --example step_time -- ARCH BATCH PIXELS STEPS`.
 #![expect(clippy::print_stdout, reason = "the times are what it is for")]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use backbones::{Backbone, BackboneConfig, BatchStatistics, BlockKind, ParameterStore, ResnetConfig};
+use backbones::{Backbone, BackboneConfig, BatchStatistics, BlockKind, ParameterStore, ResnetConfig, TimmConfig};
 use candle_core::{DType, Device, Tensor};
 use kernels::optim::{AdamW, AdamWConfig};
 use random::{Axis, Seeds};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>());
-    let mut next = |default: usize| arguments.next().unwrap_or(Ok(default));
-    let (batch, pixels, steps) = (next(32)?, next(64)?, next(30)?);
-    let config = BackboneConfig::Resnet(ResnetConfig {
-        blocks: [1, 1, 1, 1],
-        widths: [16, 24, 32, 64],
-        stem_width: 16,
-        strides: [1, 2, 1, 1],
-        block: BlockKind::Basic,
-    });
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+const USAGE: &str = "usage: step_time ARCH BATCH PIXELS STEPS (ARCH: a name of timm, or `narrow`)";
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [arch, batch, pixels, steps] = arguments.as_slice() else { return Err(USAGE.into()) };
+    let (batch, pixels, steps): (usize, usize, usize) = (batch.parse()?, pixels.parse()?, steps.parse()?);
+    let config = config_of(arch, pixels);
     let seeds = Seeds::new(1);
     let store = ParameterStore::new(seeds, DType::F32, &Device::Cpu);
     let backbone = Backbone::new(&config, store.var_builder())?;
@@ -29,26 +27,56 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let values: Vec<f32> = (0..batch * 3 * pixels * pixels).map(|_| stream.normal() as f32).collect();
     let x = Tensor::from_vec(values, (batch, 3, pixels, pixels), &Device::Cpu)?;
 
-    let mut times: [Vec<Duration>; 3] = Default::default();
-    for _ in 0..steps + 3 {
-        let start = Instant::now();
-        let y = backbone.forward_t(&x, BatchStatistics::Train)?;
-        let forward = start.elapsed();
-        let grads = y.sqr()?.mean_all()?.backward()?;
-        let backward = start.elapsed();
+    println!("work,median_ms,min_ms,max_ms,peak_rss_mb");
+    // A pass that nobody differentiates keeps no graph: detached parameters.
+    let tensors = store.tensors().into_iter().collect();
+    let plain = Backbone::new(&config, candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))?;
+    measure(&format!("{arch} b{batch} {pixels} forward"), steps, || {
+        plain.forward_t(&x, BatchStatistics::TrainFrozen)?;
+        Ok(())
+    })?;
+    measure(&format!("{arch} b{batch} {pixels} train step"), steps, || {
+        let grads = backbone.forward_t(&x, BatchStatistics::Train)?.sqr()?.mean_all()?.backward()?;
         optimiser.step(&grads, 1e-3)?;
-        let all = start.elapsed();
-        [forward, backward - forward, all - backward].iter().zip(&mut times).for_each(|(t, times)| times.push(*t));
+        Ok(())
+    })
+}
+
+fn config_of(arch: &str, pixels: usize) -> BackboneConfig {
+    if arch == "narrow" {
+        return BackboneConfig::Resnet(ResnetConfig {
+            blocks: [1, 1, 1, 1],
+            widths: [16, 24, 32, 64],
+            stem_width: 16,
+            strides: [1, 2, 1, 1],
+            block: BlockKind::Basic,
+            groups: 1,
+            base_width: 64,
+        });
     }
-    let mut total = 0.0;
-    for (name, times) in ["forward", "backward", "adamw"].iter().zip(&mut times) {
-        times.drain(..3);
-        times.sort();
-        let median = times[times.len() / 2].as_secs_f64() * 1e3;
-        total += median;
-        println!("{name:9} {median:7.2} ms");
+    let image_size = arch.starts_with("vit_").then_some(pixels);
+    BackboneConfig::Timm(TimmConfig { image_size, ..TimmConfig::named(arch) })
+}
+
+/// Prints median, least and largest time of `steps` runs after one to warm up.
+fn measure(work: &str, steps: usize, mut run: impl FnMut() -> Outcome<()>) -> Outcome<()> {
+    run()?;
+    let mut times = Vec::new();
+    for _ in 0..steps.max(1) {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    let work = 3.0 * config.flops(pixels) as f64 * batch as f64;
-    println!("step      {total:7.2} ms, {:.1} GFLOP/s, {} parameters", work / total / 1e6, store.count());
+    times.sort_by(f64::total_cmp);
+    let (median, last) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("{work},{median:.1},{:.1},{last:.1},{:.0}", times[0], peak_megabytes());
     Ok(())
+}
+
+/// Largest resident memory so far, by Linux's account of the process; NaN elsewhere.
+fn peak_megabytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kilobytes.map_or(f64::NAN, |kb| kb / 1024.0)
 }

@@ -16,6 +16,30 @@ pub enum Error {
         /// What is allowed, in words.
         expected: &'static str,
     },
+    /// A name that is none of timm's, or of an architecture that is not here.
+    #[error("no architecture `{name}`; {}", known(alike))]
+    UnknownArchitecture {
+        /// The name.
+        name: String,
+        /// Names of the same family; none if there is no such family.
+        alike: Vec<&'static str>,
+    },
+    /// Images that do not consist of whole patches.
+    #[error("images of {height}×{width} pixels do not consist of patches: both have to be multiples of {multiple}")]
+    ImageSize {
+        /// Height of the images.
+        height: usize,
+        /// Width of the images.
+        width: usize,
+        /// Side of a patch.
+        multiple: usize,
+    },
+    /// A training pass without random numbers through a network that leaves something out.
+    #[error("`{what}` is above 0, but this training pass has no stream to draw from: pass one by `Pass::training`")]
+    NoStream {
+        /// The setting.
+        what: &'static str,
+    },
     /// Tensors that are not those of the store.
     #[error("the tensors do not fit the parameters: {0}")]
     Load(Misfits),
@@ -34,6 +58,14 @@ pub enum Error {
     /// The tensor library refused.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+/// A hint about names.
+fn known(alike: &[&str]) -> String {
+    match alike {
+        [] => "`bench list backbones` shows the names".to_owned(),
+        _ => format!("of this family there are {}", alike.join(", ")),
+    }
 }
 
 /// Which tensors do not fit, by name.

@@ -1,4 +1,4 @@
-//! Layers shared by backbones: convolution and batch normalisation with timm's initial values.
+//! Layers shared by backbones: convolutions, normalisations, linear maps, squeeze-and-excitation.
 
 use candle_core::{Tensor, Var};
 use candle_nn::VarBuilder;
@@ -25,24 +25,86 @@ pub enum BatchStatistics {
     Eval,
 }
 
-/// A convolution without bias.
+/// Kaiming-normal over the outputs, whatever the groups: residual networks.
+pub(crate) const KAIMING: Init =
+    Init::Kaiming { dist: NormalOrUniform::Normal, fan: FanInOut::FanOut, non_linearity: NonLinearity::ReLU };
+/// timm's truncated normal of ConvNeXt and ViT: it cuts at ±2, which is a hundred deviations, so it cuts nothing.
+pub(crate) const NARROW: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
+
+/// A convolution's sizes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConvSpec {
+    pub(crate) c_in: usize,
+    pub(crate) c_out: usize,
+    pub(crate) kernel: usize,
+    pub(crate) config: Conv2dConfig,
+    pub(crate) bias: bool,
+    pub(crate) init: Init,
+}
+
+impl ConvSpec {
+    /// `kernel`×`kernel`, padded by half of it, without bias, Kaiming-normal.
+    pub(crate) fn new(c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Self {
+        let config = Conv2dConfig { stride, padding: kernel / 2, ..Conv2dConfig::default() };
+        Self { c_in, c_out, kernel, config, bias: false, init: KAIMING }
+    }
+
+    /// In this many groups.
+    pub(crate) fn groups(mut self, groups: usize) -> Self {
+        self.config.groups = groups;
+        self
+    }
+
+    /// Normal with variance 2 / (outputs of a group · kernel area): RegNet and EfficientNet.
+    pub(crate) fn fan_out(mut self) -> Self {
+        let fan = self.c_out * self.kernel * self.kernel / self.config.groups;
+        self.init = Init::Randn { mean: 0.0, stdev: (2.0 / fan as f64).sqrt() };
+        self
+    }
+
+    /// With a bias that starts at 0 and [`NARROW`] weights: ConvNeXt.
+    pub(crate) fn narrow(mut self) -> Self {
+        (self.bias, self.init) = (true, NARROW);
+        self
+    }
+
+    /// Patches side by side: the stride is the kernel, nothing is padded.
+    pub(crate) fn patches(mut self) -> Self {
+        (self.config.stride, self.config.padding) = (self.kernel, 0);
+        self
+    }
+}
+
+/// A convolution.
 #[derive(Debug)]
 pub(crate) struct Conv {
     weight: Tensor,
+    bias: Option<Tensor>,
     config: Conv2dConfig,
 }
 
 impl Conv {
-    /// `kernel`×`kernel`, padded by half of it, Kaiming-normal over the outputs.
-    pub(crate) fn new(c_in: usize, c_out: usize, kernel: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
-        let init =
-            Init::Kaiming { dist: NormalOrUniform::Normal, fan: FanInOut::FanOut, non_linearity: NonLinearity::ReLU };
-        let weight = vb.get_with_hints((c_out, c_in, kernel, kernel), "weight", init)?;
-        Ok(Self { weight, config: Conv2dConfig { stride, padding: kernel / 2, ..Conv2dConfig::default() } })
+    pub(crate) fn new(spec: ConvSpec, vb: VarBuilder) -> Result<Self> {
+        let shape = (spec.c_out, spec.c_in / spec.config.groups, spec.kernel, spec.kernel);
+        let weight = vb.get_with_hints(shape, "weight", spec.init)?;
+        let bias = if spec.bias { Some(vb.get_with_hints(spec.c_out, "bias", Init::Const(0.0))?) } else { None };
+        Ok(Self { weight, bias, config: spec.config })
+    }
+
+    /// Over given parameters.
+    pub(crate) fn of(weight: Tensor, bias: Tensor, config: Conv2dConfig) -> Self {
+        Self { weight, bias: Some(bias), config }
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(nn::conv2d(x, &self.weight, None, self.config)?)
+        Ok(nn::conv2d(x, &self.weight, self.bias.as_ref(), self.config)?)
+    }
+
+    /// Operations on a square map of `size` pixels, which becomes the size of the result.
+    pub(crate) fn flops(&self, size: &mut usize) -> u64 {
+        let kernel = self.weight.dims().last().copied().unwrap_or(1);
+        *size = self.config.output_size(*size, kernel).unwrap_or(0);
+        2 * (*size * *size * self.weight.elem_count()) as u64
     }
 }
 
@@ -106,5 +168,108 @@ impl BatchNorm {
             Var::from_tensor(running)?.set(&mixed)?;
         }
         Ok(())
+    }
+}
+
+/// A convolution and its batch normalisation.
+#[derive(Debug)]
+pub(crate) struct ConvNorm {
+    pub(crate) conv: Conv,
+    norm: BatchNorm,
+}
+
+impl ConvNorm {
+    /// `gamma` is the initial scale of the normalisation.
+    pub(crate) fn new(spec: ConvSpec, gamma: f64, conv: VarBuilder, norm: VarBuilder) -> Result<Self> {
+        Ok(Self { conv: Conv::new(spec, conv)?, norm: BatchNorm::new(spec.c_out, gamma, norm)? })
+    }
+
+    /// The normalised map, rectified if `relu`.
+    pub(crate) fn forward(&self, x: &Tensor, statistics: BatchStatistics, relu: bool) -> Result<Tensor> {
+        self.norm.forward(&self.conv.forward(x)?, statistics, relu)
+    }
+}
+
+/// A layer normalisation with eps 1e-6.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    gamma: Tensor,
+    beta: Tensor,
+}
+
+impl LayerNorm {
+    const EPS: f64 = 1e-6;
+
+    pub(crate) fn new(channels: usize, vb: VarBuilder) -> Result<Self> {
+        let get = |name, value| vb.get_with_hints(channels, name, Init::Const(value));
+        Ok(Self { gamma: get("weight", 1.0)?, beta: get("bias", 0.0)? })
+    }
+
+    /// Of tokens [.., C].
+    pub(crate) fn tokens(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(nn::layer_norm(x, &self.gamma, &self.beta, Self::EPS)?)
+    }
+
+    /// Of the pixels of a map [B, C, H, W].
+    pub(crate) fn map(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(nn::layer_norm_map(x, &self.gamma, &self.beta, Self::EPS)?)
+    }
+}
+
+/// A linear map of tokens.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// With [`NARROW`] weights.
+    pub(crate) fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints((outputs, inputs), "weight", NARROW)?;
+        Ok(Self { weight, bias: vb.get_with_hints(outputs, "bias", Init::Const(0.0))? })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(nn::linear(x, &self.weight, &self.bias)?)
+    }
+
+    /// Operations on this many tokens.
+    pub(crate) fn flops(&self, tokens: usize) -> u64 {
+        2 * (tokens * self.weight.elem_count()) as u64
+    }
+}
+
+/// Squeeze-and-excitation (Hu et al. 2018): channels gated by a small network of their means.
+#[derive(Debug)]
+pub(crate) struct SqueezeExcite {
+    weights: [Tensor; 2],
+    biases: [Tensor; 2],
+    silu: bool,
+}
+
+impl SqueezeExcite {
+    /// Through `reduced` channels, rectified or by SiLU; `names` are those of the two 1×1 convolutions.
+    pub(crate) fn new(c: usize, reduced: usize, silu: bool, names: [&str; 2], vb: VarBuilder) -> Result<Self> {
+        let [first, second] = names.map(|name| vb.pp(name));
+        let get = |vb: &VarBuilder, c_in, c_out| -> Result<(Tensor, Tensor)> {
+            let weight =
+                vb.get_with_hints((c_out, c_in, 1, 1), "weight", ConvSpec::new(c_in, c_out, 1, 1).fan_out().init)?;
+            Ok((weight, vb.get_with_hints(c_out, "bias", Init::Const(0.0))?))
+        };
+        let ((w1, b1), (w2, b2)) = (get(&first, c, reduced)?, get(&second, reduced, c)?);
+        Ok(Self { weights: [w1, w2], biases: [b1, b2], silu })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let means = nn::global_mean(x)?;
+        let hidden = nn::linear(&means, &self.weights[0].flatten_from(1)?, &self.biases[0])?;
+        let hidden = if self.silu { nn::silu(&hidden)? } else { nn::relu(&hidden)? };
+        let gate = nn::linear(&hidden, &self.weights[1].flatten_from(1)?, &self.biases[1])?;
+        Ok(nn::gated(x, &gate)?)
+    }
+
+    pub(crate) fn flops(&self) -> u64 {
+        2 * self.weights.iter().map(Tensor::elem_count).sum::<usize>() as u64
     }
 }

@@ -1,19 +1,37 @@
 //! Trainable backbones with timm's parameter names, and the store that holds and initialises their parameters.
 
+mod architecture;
 mod config;
+mod convnext;
+mod efficientnet;
 mod error;
+mod features;
 mod layers;
+mod pass;
+mod regnet;
+mod resample;
 mod resnet;
+mod skeleton;
 mod store;
+mod vit;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-pub use config::{BackboneConfig, BlockKind, ResnetConfig};
+use architecture::Architecture;
+pub use architecture::architectures;
+pub use config::{BackboneConfig, BlockKind, ResnetConfig, TimmConfig};
+use convnext::Convnext;
+use efficientnet::Efficientnet;
 pub use error::{Error, Misfits, Result};
+pub use features::Features;
 pub use layers::BatchStatistics;
+pub use pass::Pass;
+use regnet::Regnet;
+pub use resample::resample_grid;
 use resnet::Resnet;
 pub use store::ParameterStore;
+use vit::{Rates, Vit};
 
 /// A network from images to feature maps.
 #[derive(Debug)]
@@ -25,6 +43,10 @@ pub struct Backbone {
 #[derive(Debug)]
 enum Network {
     Resnet(Resnet),
+    Regnet(Regnet),
+    Convnext(Convnext),
+    Efficientnet(Efficientnet),
+    Vit(Vit),
 }
 
 impl Backbone {
@@ -35,30 +57,74 @@ impl Backbone {
     /// the averages, so one network built once always computes with the current ones.
     ///
     /// # Errors
-    /// [`Error::Config`], or a tensor that `vb` lacks or has in another shape.
+    /// Those of [`BackboneConfig::validate`], or a tensor that `vb` lacks or has in another shape.
     pub fn new(config: &BackboneConfig, vb: VarBuilder) -> Result<Self> {
-        config.validate()?;
-        let network = match config {
-            BackboneConfig::Resnet(config) => Network::Resnet(Resnet::new(config, vb)?),
+        let architecture = config.architecture()?;
+        let rates = match config {
+            BackboneConfig::Resnet(_) => Rates { drop_path: 0.0, dropout: 0.0 },
+            BackboneConfig::Timm(config) => Rates { drop_path: config.drop_path, dropout: config.dropout },
         };
-        Ok(Self { network, channels: config.channels() })
+        let drop_path = rates.drop_path;
+        let network = match &architecture {
+            Architecture::Resnet(config) => Network::Resnet(Resnet::new(config, drop_path, vb)?),
+            Architecture::Regnet(config) => Network::Regnet(Regnet::new(config, drop_path, vb)?),
+            Architecture::Convnext(config) => Network::Convnext(Convnext::new(config, drop_path, vb)?),
+            Architecture::Efficientnet(config) => Network::Efficientnet(Efficientnet::new(config, drop_path, vb)?),
+            Architecture::Vit(config) => Network::Vit(Vit::new(config, rates, vb)?),
+        };
+        Ok(Self { network, channels: architecture.channels() })
     }
 
-    /// The last feature map, [B, channels, H', W'], of images [B, 3, H, W].
+    /// The last feature map, [B, channels, H', W'], of images [B, 3, H, W]; for a ViT its patch tokens.
     ///
     /// Deterministic: the same bits for the same input, whatever the number of threads.
     ///
     /// # Errors
-    /// Images of the wrong shape or dtype, and [`Error::FrozenStatistics`] for [`BatchStatistics::Train`] on a network
-    /// over plain tensors.
+    /// Images of the wrong shape or dtype, [`Error::FrozenStatistics`] for [`BatchStatistics::Train`] on a network
+    /// over plain tensors, and [`Error::NoStream`] for it where `drop_path` or `dropout` is above 0: those networks
+    /// train through [`Self::features`].
     pub fn forward_t(&self, x: &Tensor, statistics: BatchStatistics) -> Result<Tensor> {
-        match &self.network {
-            Network::Resnet(network) => network.forward(x, statistics),
-        }
+        self.features(x, &mut Pass::new(statistics))?.map()
+    }
+
+    /// What timm's `forward_features` gives: the last map, or all tokens of a ViT with the class token first.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward_t`].
+    pub fn forward_features(&self, x: &Tensor, statistics: BatchStatistics) -> Result<Tensor> {
+        Ok(self.features(x, &mut Pass::new(statistics))?.into_tensor())
+    }
+
+    /// The features of images [B, 3, H, W], to be looked at as map, tokens or pooled vector.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward_t`]; a pass of [`Pass::training`] has the stream that stochastic depth needs.
+    pub fn features(&self, x: &Tensor, pass: &mut Pass) -> Result<Features> {
+        Ok(match &self.network {
+            Network::Resnet(network) => Features::of_map(network.forward(x, pass)?),
+            Network::Regnet(network) => Features::of_map(network.forward(x, pass)?),
+            Network::Convnext(network) => Features::of_map(network.forward(x, pass)?),
+            Network::Efficientnet(network) => Features::of_map(network.forward(x, pass)?),
+            Network::Vit(network) => {
+                let (tokens, grid) = network.forward(x, pass)?;
+                Features::of_tokens(tokens, grid)
+            }
+        })
     }
 
     /// Channels of the last feature map.
     pub fn channels(&self) -> usize {
         self.channels
+    }
+
+    /// Floating-point operations of one forward pass over one square image of `input` pixels.
+    pub(crate) fn flops(&self, input: usize) -> u64 {
+        match &self.network {
+            Network::Resnet(network) => network.flops(input),
+            Network::Regnet(network) => network.flops(input),
+            Network::Convnext(network) => network.flops(input),
+            Network::Efficientnet(network) => network.flops(input),
+            Network::Vit(network) => network.flops(input),
+        }
     }
 }

@@ -1,89 +1,134 @@
-//! Residual networks (He et al. 2016), wired and named as timm's `resnet*`.
+//! Residual networks (He et al. 2016; Xie et al. 2017 for groups), wired and named as timm's `resnet*`, `resnext*`.
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use kernels::nn;
 
-use crate::layers::{BatchNorm, BatchStatistics, Conv};
-use crate::{BlockKind, ResnetConfig, Result};
+use crate::config::{BlockKind, ResnetConfig, strided};
+use crate::layers::{ConvNorm, ConvSpec};
+use crate::{Pass, Result};
+
+const fn variant(blocks: [usize; 4], block: BlockKind, groups: usize, base_width: usize) -> ResnetConfig {
+    let widths = [64, 128, 256, 512];
+    ResnetConfig { blocks, widths, stem_width: 64, strides: [1, 2, 2, 2], block, groups, base_width }
+}
+
+/// timm's names.
+pub(crate) const VARIANTS: &[(&str, ResnetConfig)] = &[
+    ("resnet18", variant([2, 2, 2, 2], BlockKind::Basic, 1, 64)),
+    ("resnet34", variant([3, 4, 6, 3], BlockKind::Basic, 1, 64)),
+    ("resnet50", variant([3, 4, 6, 3], BlockKind::Bottleneck, 1, 64)),
+    ("resnet101", variant([3, 4, 23, 3], BlockKind::Bottleneck, 1, 64)),
+    ("resnext50_32x4d", variant([3, 4, 6, 3], BlockKind::Bottleneck, 32, 4)),
+    ("resnext101_32x8d", variant([3, 4, 23, 3], BlockKind::Bottleneck, 32, 8)),
+];
+
+/// Size of the last map.
+pub(crate) fn map_size(config: &ResnetConfig, input: usize) -> usize {
+    config.strides.iter().fold(strided(strided(input, 2), 2), |n, s| strided(n, *s))
+}
 
 /// Stem and four stages of blocks.
 #[derive(Debug)]
 pub(crate) struct Resnet {
-    conv1: Conv,
-    bn1: BatchNorm,
+    stem: ConvNorm,
     blocks: Vec<Block>,
 }
 
 impl Resnet {
-    pub(crate) fn new(config: &ResnetConfig, vb: VarBuilder) -> Result<Self> {
-        let conv1 = Conv::new(3, config.stem_width, 7, 2, vb.pp("conv1"))?;
-        let bn1 = BatchNorm::new(config.stem_width, 1.0, vb.pp("bn1"))?;
+    pub(crate) fn new(config: &ResnetConfig, drop_path: f64, vb: VarBuilder) -> Result<Self> {
+        let stem = ConvNorm::new(ConvSpec::new(3, config.stem_width, 7, 2), 1.0, vb.pp("conv1"), vb.pp("bn1"))?;
         let mut blocks = Vec::new();
         let mut channels = config.stem_width;
+        let last = config.blocks.iter().sum::<usize>().saturating_sub(1).max(1) as f64;
         for stage in 0..4 {
             let vb = vb.pp(format!("layer{}", stage + 1));
             for index in 0..config.blocks[stage] {
                 let stride = if index == 0 { config.strides[stage] } else { 1 };
-                blocks.push(Block::new(config.block, channels, config.widths[stage], stride, vb.pp(index))?);
+                let rate = drop_path * blocks.len() as f64 / last;
+                blocks.push(Block::new(config, channels, config.widths[stage], stride, rate, vb.pp(index))?);
                 channels = config.widths[stage] * config.block.expansion();
             }
         }
-        Ok(Self { conv1, bn1, blocks })
+        Ok(Self { stem, blocks })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor, statistics: BatchStatistics) -> Result<Tensor> {
-        let x = self.bn1.forward(&self.conv1.forward(x)?, statistics, true)?;
+    pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let x = self.stem.forward(x, pass.statistics(), true)?;
         let mut x = nn::max_pool2d(&x, 3, 2, 1)?;
         for block in &self.blocks {
-            x = block.forward(&x, statistics)?;
+            x = block.forward(&x, pass)?;
         }
         Ok(x)
+    }
+
+    pub(crate) fn flops(&self, mut size: usize) -> u64 {
+        let stem = self.stem.conv.flops(&mut size);
+        size = strided(size, 2);
+        stem + self.blocks.iter().map(|block| block.flops(&mut size)).sum::<u64>()
     }
 }
 
 /// A residual block: convolutions, each with its normalisation, beside a shortcut.
 #[derive(Debug)]
 struct Block {
-    layers: Vec<(Conv, BatchNorm)>,
-    downsample: Option<(Conv, BatchNorm)>,
+    layers: Vec<ConvNorm>,
+    downsample: Option<ConvNorm>,
+    drop_path: f64,
 }
 
 impl Block {
-    fn new(kind: BlockKind, c_in: usize, width: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
-        let c_out = width * kind.expansion();
-        // Input, output, kernel, stride of each convolution.
-        let shapes: &[[usize; 4]] = match kind {
-            BlockKind::Basic => &[[c_in, width, 3, stride], [width, width, 3, 1]],
-            BlockKind::Bottleneck => &[[c_in, width, 1, 1], [width, width, 3, stride], [width, c_out, 1, 1]],
+    fn new(
+        config: &ResnetConfig,
+        c_in: usize,
+        width: usize,
+        stride: usize,
+        drop_path: f64,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let c_out = width * config.block.expansion();
+        let specs = match config.block {
+            BlockKind::Basic => vec![ConvSpec::new(c_in, width, 3, stride), ConvSpec::new(width, width, 3, 1)],
+            BlockKind::Bottleneck => {
+                let inner = width * config.base_width / 64 * config.groups;
+                vec![
+                    ConvSpec::new(c_in, inner, 1, 1),
+                    ConvSpec::new(inner, inner, 3, stride).groups(config.groups),
+                    ConvSpec::new(inner, c_out, 1, 1),
+                ]
+            }
         };
         let mut layers = Vec::new();
-        for (index, [c_in, c_out, kernel, stride]) in shapes.iter().copied().enumerate() {
-            let number = index + 1;
+        for (number, spec) in (1..).zip(&specs) {
             // A block starts as the identity: its last scale is 0.
-            let gamma = if number == shapes.len() { 0.0 } else { 1.0 };
-            let conv = Conv::new(c_in, c_out, kernel, stride, vb.pp(format!("conv{number}")))?;
-            layers.push((conv, BatchNorm::new(c_out, gamma, vb.pp(format!("bn{number}")))?));
+            let gamma = if number == specs.len() { 0.0 } else { 1.0 };
+            layers.push(ConvNorm::new(*spec, gamma, vb.pp(format!("conv{number}")), vb.pp(format!("bn{number}")))?);
         }
         let downsample = if stride != 1 || c_in != c_out {
             let vb = vb.pp("downsample");
-            Some((Conv::new(c_in, c_out, 1, stride, vb.pp(0))?, BatchNorm::new(c_out, 1.0, vb.pp(1))?))
+            Some(ConvNorm::new(ConvSpec::new(c_in, c_out, 1, stride), 1.0, vb.pp(0), vb.pp(1))?)
         } else {
             None
         };
-        Ok(Self { layers, downsample })
+        Ok(Self { layers, downsample, drop_path })
     }
 
-    fn forward(&self, x: &Tensor, statistics: BatchStatistics) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let shortcut = match &self.downsample {
-            Some((conv, norm)) => norm.forward(&conv.forward(x)?, statistics, false)?,
+            Some(layer) => layer.forward(x, pass.statistics(), false)?,
             None => x.clone(),
         };
         let mut y = x.clone();
-        for (index, (conv, norm)) in self.layers.iter().enumerate() {
+        for (index, layer) in self.layers.iter().enumerate() {
             let relu = index + 1 < self.layers.len();
-            y = norm.forward(&conv.forward(&y)?, statistics, relu)?;
+            y = layer.forward(&y, pass.statistics(), relu)?;
         }
-        Ok(nn::add_relu(&y, &shortcut)?)
+        Ok(nn::add_relu(&pass.drop_path(y, self.drop_path)?, &shortcut)?)
+    }
+
+    fn flops(&self, size: &mut usize) -> u64 {
+        let mut before = *size;
+        let shortcut = self.downsample.as_ref().map_or(0, |layer| layer.conv.flops(&mut before));
+        shortcut + self.layers.iter().map(|layer| layer.conv.flops(size)).sum::<u64>()
     }
 }

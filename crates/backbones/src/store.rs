@@ -12,6 +12,9 @@ use random::{Axis, Seeds};
 
 use crate::{Error, Misfits, Result};
 
+/// Parameters that weight decay leaves alone whatever their shape, as in timm.
+const UNDECAYED: [&str; 2] = ["cls_token", "pos_embed"];
+
 /// Parameters and buffers of a model, created as its layers ask for them.
 ///
 /// A new tensor is drawn from the stream of [`Axis::Init`] that bears its name, so its values depend on the seed and the
@@ -51,11 +54,17 @@ impl ParameterStore {
         self.vars.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an optimiser trains: everything but the buffers, by name. Parameters with at least two dimensions decay.
+    /// What an optimiser trains: everything but the buffers, by name. Parameters with at least two dimensions decay,
+    /// apart from a ViT's class token and position embedding.
     pub fn parameters(&self) -> Vec<Parameter> {
         let vars = self.vars();
         let trained = vars.iter().filter(|(name, _)| !is_buffer(name));
-        trained.map(|(name, var)| Parameter::new(name.clone(), var.clone())).collect()
+        let parameter = |(name, var): (&String, &Var)| {
+            let mut parameter = Parameter::new(name.clone(), var.clone());
+            parameter.decay &= !UNDECAYED.contains(&name.as_str());
+            parameter
+        };
+        trained.map(parameter).collect()
     }
 
     /// The running statistics of normalisations, by name.

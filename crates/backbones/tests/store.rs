@@ -21,6 +21,8 @@ fn narrow() -> BackboneConfig {
         stem_width: 4,
         strides: [1, 2, 1, 1],
         block: BlockKind::Basic,
+        groups: 1,
+        base_width: 64,
     })
 }
 
@@ -224,9 +226,11 @@ fn configuration_is_read_strictly() {
     assert!(read(&text(", depth = 3")).unwrap_err().to_string().contains("depth"));
     let json = serde_json::to_string(&narrow()).unwrap();
     assert_eq!(serde_json::from_str::<BackboneConfig>(&json).unwrap(), narrow());
-    let BackboneConfig::Resnet(mut config) = narrow();
+    assert!(!json.contains("groups") && !json.contains("base_width"), "ids of cells rest on this text: {json}");
+    let BackboneConfig::Resnet(mut config) = narrow() else { panic!("a residual network") };
     config.widths[2] = 0;
     let refused = BackboneConfig::Resnet(config).validate();
     assert!(matches!(refused, Err(Error::Config { field: "widths", .. })), "{refused:?}");
-    assert_eq!((narrow().channels(), narrow().map_size(64), narrow().map_size(1)), (8, 8, 1));
+    let (channels, sizes) = (narrow().channels().unwrap(), [64, 1].map(|size| narrow().map_size(size).unwrap()));
+    assert_eq!((channels, sizes), (8, [8, 1]));
 }

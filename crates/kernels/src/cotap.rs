@@ -1,10 +1,15 @@
 //! Ranking distillation of patch correspondences (CoTAP).
 
+mod items;
+mod sums;
+
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use self::items::{Item, by_q};
+use self::sums::{PrefixSums, difference};
 use crate::spd::saved;
 use crate::{Error, Result, host};
 
@@ -65,145 +70,74 @@ fn finite(name: &'static str, tensor: &Tensor, n: usize) -> Result<Vec<f64>> {
 /// The loss of one list and its gradient in `p`.
 fn loss_and_gradient(p: &[f64], q: &[f64], tau1: f64, tau2: f64) -> (f64, Vec<f64>) {
     let n = p.len();
-    let order = Order::new(p, q, tau2);
-    let counts = order.dominating();
-    let mut tree = Fenwick::new(n);
+    let items = by_q(p, q, tau2);
     let (mut loss, mut gradient, mut weights) = (0.0, vec![0.0; n], vec![0.0; n]);
-    for group in order.groups.iter() {
-        for &i in group {
-            // Items of a lower q: those above p_i (x < 0) and those in (p_i − τ2, p_i].
-            let x = order.centred[i];
-            let all = tree.total;
-            let up_to = tree.below(order.after[i]);
-            let far = tree.below(order.reach_down[i]);
-            let above = difference(all, up_to);
-            let near = difference(up_to, far);
-            let linear = above[0] - 2.0 * (x * above[0] - above[1]) / tau2;
-            let c = tau2 - x; // ℓ = ((c + p_j) / τ2)²
-            let quadratic = (c * c * near[0] + 2.0 * c * near[1] + near[2]) / (tau2 * tau2);
-            let s = (linear + quadratic.max(0.0)) / counts[i];
-            let height = (q[i] - tau1).max(0.0) / n as f64;
-            loss += height * s / (1.0 + s);
-            weights[i] = height / ((1.0 + s) * (1.0 + s) * counts[i]);
-            let slope = -2.0 / tau2 * (above[0] + (c * near[0] + near[1]) / tau2);
-            gradient[i] = weights[i] * slope;
+    let mut sums = PrefixSums::<4>::new(n);
+    let mut start = 0;
+    for group in items.chunk_by(|a, b| a.q == b.q) {
+        for (item, weight) in group.iter().zip(&mut weights[start..]) {
+            let height = (item.q - tau1).max(0.0) / n as f64;
+            if height > 0.0 {
+                let below = Below::new(item, &sums, n, tau2);
+                let s = below.sum / below.count;
+                loss += height * s / (1.0 + s);
+                *weight = height / ((1.0 + s) * (1.0 + s) * below.count);
+                gradient[item.index as usize] = *weight * below.slope;
+            }
         }
-        for &i in group {
-            let x = order.centred[i];
-            tree.add(order.rank[i], [1.0, x, x * x]);
-        }
+        group.iter().for_each(|item| sums.add(item.place, [1.0, item.x, item.x * item.x, 0.0]));
+        start += group.len();
     }
-    order.add_from_above(&weights, tau2, &mut gradient);
+    add_from_above(&items, &weights, tau2, &mut gradient);
     (loss, gradient)
 }
 
-/// The items by p and by q.
-struct Order {
-    /// Items of equal q, ascending.
-    groups: Vec<Vec<usize>>,
-    /// Place of each item by p.
-    rank: Vec<usize>,
-    /// Places of the items with the same p or less: `0..after`.
-    after: Vec<usize>,
-    /// Places of the items with less p: `0..before`.
-    before: Vec<usize>,
-    /// Places of the items at or below p − τ2: `0..reach_down`.
-    reach_down: Vec<usize>,
-    /// Places of the items below p + τ2: `0..reach_up`.
-    reach_up: Vec<usize>,
-    /// p less its mean, for accuracy.
-    centred: Vec<f64>,
-}
-
-impl Order {
-    fn new(p: &[f64], q: &[f64], tau2: f64) -> Self {
-        let n = p.len();
-        let mut by_q: Vec<usize> = (0..n).collect();
-        by_q.sort_by(|&i, &j| (q[i] + 0.0).total_cmp(&(q[j] + 0.0)).then(i.cmp(&j)));
-        let groups = by_q.chunk_by(|&i, &j| q[i] == q[j]).map(<[usize]>::to_vec).collect();
-        let mut by_p: Vec<usize> = (0..n).collect();
-        by_p.sort_by(|&i, &j| (p[i] + 0.0).total_cmp(&(p[j] + 0.0)).then(i.cmp(&j)));
-        let sorted: Vec<f64> = by_p.iter().map(|&i| p[i]).collect();
-        let mut rank = vec![0; n];
-        by_p.iter().enumerate().for_each(|(place, &i)| rank[i] = place);
-        let places = |below: &dyn Fn(f64, f64) -> bool| -> Vec<usize> {
-            p.iter().map(|&x| sorted.partition_point(|&y| below(x, y))).collect()
-        };
-        let mean = p.iter().sum::<f64>() / n as f64;
-        Self {
-            groups,
-            rank,
-            after: places(&|x, y| y <= x),
-            before: places(&|x, y| y < x),
-            reach_down: places(&|x, y| x - y >= tau2),
-            reach_up: places(&|x, y| y - x < tau2),
-            centred: p.iter().map(|v| v - mean).collect(),
-        }
-    }
-
+/// What the items of a lower q give an item.
+struct Below {
+    /// `Σ_{q_j < q_i} ℓ(p_i − p_j)`.
+    sum: f64,
+    /// Its derivative in `p_i`.
+    slope: f64,
     /// `#{j : q_j ≥ q_i and p_j ≥ p_i}`, the item itself among them.
-    fn dominating(&self) -> Vec<f64> {
-        let mut tree = Fenwick::new(self.rank.len());
-        let mut out = vec![0.0; self.rank.len()];
-        for group in self.groups.iter().rev() {
-            group.iter().for_each(|&i| tree.add(self.rank[i], [1.0, 0.0, 0.0]));
-            for &i in group {
-                out[i] = tree.total[0] - tree.below(self.before[i])[0];
-            }
-        }
-        out
-    }
+    count: f64,
+}
 
-    /// Adds what each item contributes as the lower one of its pairs: `−Σ_{q_i > q_j} weight_i ℓ'(p_i − p_j)`.
-    fn add_from_above(&self, weights: &[f64], tau2: f64, gradient: &mut [f64]) {
-        let mut tree = Fenwick::new(weights.len());
-        for group in self.groups.iter().rev() {
-            for &j in group {
-                // Items of a higher q: those below p_j (x < 0) and those in [p_j, p_j + τ2).
-                let y = self.centred[j];
-                let under = tree.below(self.before[j]);
-                let near = difference(tree.below(self.reach_up[j]), under);
-                gradient[j] += 2.0 / tau2 * (under[0] + ((tau2 + y) * near[0] - near[1]) / tau2);
-            }
-            for &i in group {
-                tree.add(self.rank[i], [weights[i], weights[i] * self.centred[i], 0.0]);
-            }
-        }
+impl Below {
+    /// `sums` holds 1, p and p² of the items of a lower q.
+    fn new(item: &Item, sums: &PrefixSums<4>, n: usize, tau2: f64) -> Self {
+        // Those above p_i (x < 0) and those in (p_i − τ2, p_i].
+        let x = item.x;
+        let up_to = sums.below(item.after);
+        let above = difference(sums.total(), up_to);
+        let near = difference(up_to, sums.below(item.reach_down));
+        let c = tau2 - x; // ℓ = ((c + p_j) / τ2)²
+        let linear = above[0] - 2.0 * (x * above[0] - above[1]) / tau2;
+        let quadratic = (c * c * near[0] + 2.0 * c * near[1] + near[2]) / (tau2 * tau2);
+        let slope = -2.0 / tau2 * (above[0] + (c * near[0] + near[1]) / tau2);
+        // Where no other item has the same p, none of those up to p_i is at p_i: the item itself is not in the sums yet.
+        let alone = item.after - item.before == 1;
+        let less = if alone { up_to[0] } else { sums.below(item.before)[0] };
+        let count = (n as f64 - f64::from(item.before)) - (sums.total()[0] - less);
+        Self { sum: linear + quadratic.max(0.0), slope, count }
     }
 }
 
-/// Prefix sums of three quantities under insertion (Fenwick, *A new data structure for cumulative frequency tables*,
-/// Software: Practice and Experience 24, 1994).
-struct Fenwick {
-    nodes: Vec<[f64; 3]>,
-    total: [f64; 3],
-}
-
-impl Fenwick {
-    fn new(n: usize) -> Self {
-        Self { nodes: vec![[0.0; 3]; n + 1], total: [0.0; 3] }
-    }
-
-    fn add(&mut self, place: usize, values: [f64; 3]) {
-        let mut node = place + 1;
-        while node < self.nodes.len() {
-            self.nodes[node].iter_mut().zip(values).for_each(|(s, v)| *s += v);
-            node += node & node.wrapping_neg();
+/// Adds what each item contributes as the lower one of its pairs: `−Σ_{q_i > q_j} weight_i ℓ'(p_i − p_j)`.
+fn add_from_above(items: &[Item], weights: &[f64], tau2: f64, gradient: &mut [f64]) {
+    let mut sums = PrefixSums::<2>::new(items.len());
+    let mut end = items.len();
+    for group in items.chunk_by(|a, b| a.q == b.q).rev() {
+        for item in group {
+            // Items of a higher q: those below p_j (x < 0) and those in [p_j, p_j + τ2).
+            let under = sums.below(item.before);
+            let near = difference(sums.below(item.reach_up), under);
+            gradient[item.index as usize] += 2.0 / tau2 * (under[0] + ((tau2 + item.x) * near[0] - near[1]) / tau2);
         }
-        self.total.iter_mut().zip(values).for_each(|(s, v)| *s += v);
-    }
-
-    /// Sums over the places `0..end`.
-    fn below(&self, end: usize) -> [f64; 3] {
-        let (mut node, mut out) = (end, [0.0; 3]);
-        while node > 0 {
-            out.iter_mut().zip(self.nodes[node]).for_each(|(s, v)| *s += v);
-            node &= node - 1;
+        end -= group.len();
+        for (item, weight) in group.iter().zip(&weights[end..]) {
+            if *weight > 0.0 {
+                sums.add(item.place, [*weight, *weight * item.x]);
+            }
         }
-        out
     }
-}
-
-fn difference(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
-    [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
 }

@@ -87,6 +87,27 @@ proptest! {
     }
 }
 
+/// Long enough for the sort of long lists, with and without ties.
+#[test]
+fn cotap_of_long_lists_is_its_definition() {
+    let mut stream = stream(31);
+    let n = 1500;
+    for levels in [0.0, 64.0] {
+        let mut draw = || {
+            let x = stream.range(-1.0, 1.0);
+            if levels > 0.0 { (x * levels).round() / levels } else { x }
+        };
+        let p: Vec<f64> = (0..n).map(|_| draw()).collect();
+        let q: Vec<f64> = (0..n).map(|_| draw()).collect();
+        let student = Var::from_tensor(&rows(&p, n)).unwrap();
+        let loss = cotap(&student, &rows(&q, n), -0.2, 0.5).unwrap();
+        let gradient = values(loss.sum_all().unwrap().backward().unwrap().get(&student).unwrap());
+        let (want, slopes) = definition(&p, &q, -0.2, 0.5);
+        assert_close("loss", &values(&loss), &[want], 1, IDENTITY_F64);
+        assert_close("gradient", &gradient, &slopes, n, IDENTITY_F64);
+    }
+}
+
 fn permutations(n: usize) -> Vec<Vec<usize>> {
     (0..n).fold(vec![Vec::new()], |shorter, last| {
         let insert =

@@ -152,6 +152,28 @@ fn gradient_of_graphs() {
     check_gradient(&loss, &x, &mut stream);
 }
 
+/// Plans and their gradients, and ranking losses with theirs, have the same bits on one thread and on four.
+#[test]
+fn threads_change_nothing() {
+    let mut stream = stream(13);
+    let cost = normal(&[6, 21, 21], &mut stream).to_dtype(DType::F32).unwrap();
+    let (p, q, g) = (normal(&[3, 900], &mut stream), normal(&[3, 900], &mut stream), normal(&[6, 21, 21], &mut stream));
+    let g = g.to_dtype(DType::F32).unwrap();
+    let bits = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (cost, p) = (Var::from_tensor(&cost).unwrap(), Var::from_tensor(&p).unwrap());
+            let plan = sinkhorn(&cost, SinkhornConfig { eps: 0.2, iterations: 7 }).unwrap();
+            let loss = kernels::cotap::cotap(&p, &q, -0.2, 0.5).unwrap();
+            let of_cost = (&plan * &g).unwrap().sum_all().unwrap().backward().unwrap();
+            let of_p = loss.sum_all().unwrap().backward().unwrap();
+            let tensors = [plan, of_cost.get(&cost).unwrap().clone(), loss, of_p.get(&p).unwrap().clone()];
+            tensors.iter().flat_map(values).map(f64::to_bits).collect::<Vec<u64>>()
+        })
+    };
+    assert_eq!(bits(1), bits(4));
+}
+
 #[test]
 fn a_token_without_direction_gets_no_gradient() {
     let mut x = vec![0.5; 4 * 3];

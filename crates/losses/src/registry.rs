@@ -151,6 +151,20 @@ impl MethodConfig {
         Views { positive: own_term || self.weights().lambda > 0.0, teacher }
     }
 
+    /// Decay of the teacher's moving average at the first step, for a method that has a teacher.
+    pub fn teacher_decay(&self) -> Option<f64> {
+        match self {
+            Self::Cotap(c) => Some(c.ema),
+            Self::Ce(_)
+            | Self::CeTwoView(_)
+            | Self::Supcon(_)
+            | Self::Triplet(_)
+            | Self::PacMclLe(_)
+            | Self::PacMclBw(_)
+            | Self::Dsot(_) => None,
+        }
+    }
+
     pub(crate) fn weights(&self) -> Weights {
         let (lambda, gamma, smoothing) = match self {
             Self::Ce(c) => (0.0, 0.0, c.label_smoothing),

@@ -112,6 +112,8 @@ impl Journal {
         if whole < text.len() {
             file.set_len(whole as u64).map_err(io_error("repair"))?;
             file.seek(SeekFrom::End(0)).map_err(io_error("repair"))?;
+        } else if text.last().is_some_and(|&b| b != b'\n') {
+            file.write_all(b"\n").map_err(io_error("repair"))?;
         }
         Ok((Self { path: path.to_owned(), file }, records))
     }
@@ -147,7 +149,9 @@ pub fn read(path: &Path) -> Result<Records, JournalError> {
 fn parse(path: &Path, bytes: &[u8]) -> Result<(Records, usize), JournalError> {
     let mut records = Records::default();
     let mut first_line: BTreeMap<(String, u32), usize> = BTreeMap::new();
-    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
+    let lines = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
+    // A last line that lacks nothing but its end is a record.
+    let whole = if parse_line(path, 0, &bytes[lines..]).is_ok() { bytes.len() } else { lines };
     for (index, line) in bytes[..whole].split(|&b| b == b'\n').enumerate() {
         let number = index + 1;
         if line.iter().all(u8::is_ascii_whitespace) {

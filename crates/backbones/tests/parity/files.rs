@@ -18,13 +18,17 @@ pub(crate) fn unit(name: &str, n: usize) -> Vec<f64> {
         .collect()
 }
 
-/// The values of a residual network's parameter or buffer, rounded to float32.
+/// The values of a parameter or buffer, rounded to float32.
 pub(crate) fn fill(name: &str, shape: &[usize]) -> Tensor {
     let scale = |u: f64| -> f64 {
         if name.ends_with("running_var") {
             1.0 + 0.5 * u
         } else if name.ends_with("running_mean") {
             0.1 * u
+        } else if name.ends_with("gamma") {
+            0.5 + 0.1 * u
+        } else if ["pos_embed", "cls_token"].contains(&name) {
+            0.2 * u
         } else if shape.len() >= 2 {
             u * (3.0 / shape[1..].iter().product::<usize>() as f64).sqrt()
         } else if name.ends_with("weight") {
@@ -75,9 +79,22 @@ impl Parity {
         Tensor::from_vec(unit("input", n), shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
     }
 
+    /// The architectures that have a file.
+    pub(crate) fn all() -> Vec<String> {
+        let dir = testkit::oracle::shared_dir().join("backbones/data");
+        let entries = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("cannot read {}: {e}", dir.display()));
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect()
+    }
+
+    /// A parameter of timm's classifier.
+    pub(crate) fn classifier(&self, name: &str, dtype: DType) -> Tensor {
+        fill(name, &self.shapes[name]).to_dtype(dtype).unwrap()
+    }
+
     /// Filled parameters and buffers of the backbone, without the classifier.
-    pub(crate) fn parameters(&self) -> BTreeMap<String, Tensor> {
-        let backbone = self.shapes.iter().filter(|(name, _)| !name.starts_with("fc."));
+    pub(crate) fn parameters(&self, classifier: &str) -> BTreeMap<String, Tensor> {
+        let backbone = self.shapes.iter().filter(|(name, _)| !name.starts_with(classifier));
         backbone.map(|(name, shape)| (name.clone(), fill(name, shape))).collect()
     }
 }

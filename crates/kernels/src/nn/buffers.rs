@@ -4,12 +4,15 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor, WithDType};
 
+use super::math::Smooth;
 use crate::{Error, Result};
 
 /// A float type that the training ops compute in.
-pub(crate) trait Real: WithDType {
+pub(crate) trait Real: WithDType + Smooth {
     /// 0.
     const ZERO: Self;
+    /// 1.
+    const ONE: Self;
     /// −∞.
     const LOWEST: Self;
 
@@ -28,6 +31,7 @@ macro_rules! real {
     ($t:ty) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
             const LOWEST: Self = <$t>::NEG_INFINITY;
 
             #[inline(always)]

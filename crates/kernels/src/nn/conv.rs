@@ -42,7 +42,7 @@ impl Conv2dConfig {
 /// `y[b,o,p,q] = bias[o] + Σ_{c,i,j} w[o,c,i,j] · x[b, g·C/groups + c, p·stride + i·dilation − padding, q·stride + …]`
 /// with `g` the group of `o`, and `x` zero outside the image.
 ///
-/// `x` is [B, C, H, W], `weight` [O, C/groups, kh, kw], `bias` [O]; the result is [B, O, H', W'] with
+/// `x` is [B, C, H, W], `weight` [O, C/groups, kh, kw], `bias` `[O]`; the result is [B, O, H', W'] with
 /// [`Conv2dConfig::output_size`]. Differentiable in all three; gradients that nobody tracks are not computed.
 ///
 /// The products are matrix products on column buffers of a few images at a time, reused by each worker; a 1×1

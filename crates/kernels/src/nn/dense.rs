@@ -14,21 +14,23 @@ const PIECES: usize = 8;
 
 /// A matrix inside a slice: element `(i, j)` at `i·row + j·col`.
 #[derive(Clone, Copy)]
-struct Strides {
+pub(super) struct Strides {
     row: usize,
     col: usize,
 }
 
-fn rows(pitch: usize) -> Strides {
+/// A row-major matrix of this pitch.
+pub(super) fn rows(pitch: usize) -> Strides {
     Strides { row: pitch, col: 1 }
 }
 
-fn transposed(pitch: usize) -> Strides {
+/// The transpose of a row-major matrix of this pitch.
+pub(super) fn transposed(pitch: usize) -> Strides {
     Strides { row: 1, col: pitch }
 }
 
 /// `dst = lhs · rhs`, or `dst += lhs · rhs`, with `lhs` m×k, `rhs` k×n and a row-major `dst` of pitch `pitch`.
-fn product<T: Real>(
+pub(super) fn product<T: Real>(
     (m, n, k): (usize, usize, usize),
     (dst, pitch): (&mut [T], usize),
     accumulate: bool,

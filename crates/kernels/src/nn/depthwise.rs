@@ -7,6 +7,10 @@ use super::buffers::Real;
 use super::columns::Geometry;
 use super::conv::Want;
 use super::dense::by_pieces;
+use super::wide::{Loop, wide};
+
+/// Output values of a row that are summed side by side.
+const LANES: usize = 8;
 
 /// Output of the convolution, [B, O, H', W'].
 pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
@@ -15,19 +19,51 @@ pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]
     y.par_chunks_mut(og * map).enumerate().for_each(|(index, y)| {
         // `index` counts (image, input channel): exactly the planes of `x`.
         let channel = index % g.c_in;
-        T::with_scratch(g.padded_plane(), |padded| {
-            g.pad(&x[index * plane..(index + 1) * plane], padded);
+        T::with_scratch(g.padded_plane() + LANES, |padded| {
+            g.pad(&x[index * plane..(index + 1) * plane], &mut padded[..g.padded_plane()]);
             for (o, y) in (channel * og..).zip(y.chunks_mut(map)) {
-                y.fill(bias.map_or(T::ZERO, |bias| bias[o]));
-                let w = &w[o * taps..(o + 1) * taps];
-                each_run(g, |oy, tap, run| {
-                    let y = &mut y[oy * g.ow..(oy + 1) * g.ow];
-                    y.iter_mut().zip(&padded[run..run + g.ow]).for_each(|(y, x)| *y += w[tap] * *x);
-                });
+                let bias = bias.map_or(T::ZERO, |bias| bias[o]);
+                wide(Forward { g, padded, w: &w[o * taps..(o + 1) * taps], bias, y });
             }
         });
     });
     y
+}
+
+/// One output map.
+struct Forward<'a, T> {
+    g: &'a Geometry,
+    /// The padded map, and [`LANES`] values that a last run may reach beyond it; what they give is dropped.
+    padded: &'a [T],
+    w: &'a [T],
+    bias: T,
+    y: &'a mut [T],
+}
+
+impl<T: Real> Loop for Forward<'_, T> {
+    type Out = ();
+
+    /// Each output is its bias and then the taps in order, whatever the lanes.
+    #[inline(always)]
+    fn run(self) {
+        let Self { g, padded, w, bias, y } = self;
+        for (oy, y) in y.chunks_mut(g.ow).enumerate() {
+            for (chunk, y) in y.chunks_mut(LANES).enumerate() {
+                let mut sums = [bias; LANES];
+                for (ky, w) in w.chunks(g.kw).enumerate() {
+                    for (kx, w) in w.iter().enumerate() {
+                        let at = g.run(oy, ky, kx) + chunk * LANES;
+                        if let Some(x) = padded[at..].first_chunk::<LANES>() {
+                            for (sum, x) in sums.iter_mut().zip(x) {
+                                *sum += *w * *x;
+                            }
+                        }
+                    }
+                }
+                y.copy_from_slice(&sums[..y.len()]);
+            }
+        }
+    }
 }
 
 /// Gradients in `x` and `weight`, those of them that are wanted.

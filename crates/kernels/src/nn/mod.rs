@@ -1,20 +1,33 @@
 //! Training ops that candle lacks, or whose backward pass it lacks or makes slow: convolution, max pooling,
-//! batch normalisation, rectifier. Float32 and float64, on the CPU.
+//! batch and layer normalisation, activations, linear maps, attention, gates. Float32 and float64, on the CPU.
 //!
 //! Every op gives the same bits whatever the number of rayon threads: work is cut into pieces that depend on
 //! shapes alone, each piece is computed sequentially, and partial sums are added in a fixed order.
 
 mod activation;
+mod attention;
 pub(crate) mod buffers;
+mod channels;
 mod columns;
 mod conv;
 mod dense;
 mod depthwise;
+mod layer_norm;
+mod layer_pieces;
+mod linear;
+mod math;
 mod moments;
 mod norm;
+mod pointwise;
 mod pool;
+mod wide;
 
 pub use activation::{add_relu, relu};
+pub use attention::attention;
+pub use channels::{gated, global_mean, scaled_residual};
 pub use conv::{Conv2dConfig, conv2d};
+pub use layer_norm::{layer_norm, layer_norm_map};
+pub use linear::linear;
 pub use norm::{BatchNormOut, batch_norm_eval, batch_norm_relu_eval, batch_norm_relu_train, batch_norm_train};
+pub use pointwise::{gelu, silu};
 pub use pool::max_pool2d;

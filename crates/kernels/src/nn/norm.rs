@@ -24,7 +24,7 @@ pub struct BatchNormOut {
 /// Batch normalisation with the statistics of the batch (Ioffe and Szegedy 2015, algorithm 1):
 /// `y = γ (x − μ) / √(σ² + eps) + β` per channel, μ and σ² (biased) over batch and pixels.
 ///
-/// `x` is [B, C, H, W] or [B, C], `gamma` and `beta` [C]. The statistics are accumulated in float64, in two passes.
+/// `x` is [B, C, H, W] or [B, C], `gamma` and `beta` `[C]`. The statistics are accumulated in float64, in two passes.
 /// Differentiable in `x` (through the statistics), `gamma` and `beta`.
 ///
 /// # Errors
@@ -44,7 +44,7 @@ pub fn batch_norm_relu_train(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64
 
 /// Batch normalisation with given statistics: `y = γ (x − running_mean) / √(running_var + eps) + β`.
 ///
-/// Shapes as in [`batch_norm_train`], the statistics [C]. Differentiable in `x`, `gamma` and `beta`; the statistics
+/// Shapes as in [`batch_norm_train`], the statistics `[C]`. Differentiable in `x`, `gamma` and `beta`; the statistics
 /// are constants.
 ///
 /// # Errors
@@ -144,8 +144,13 @@ impl Norm {
 
     fn forward<T: Real>(&self, x: &[T], gamma: &[T], beta: &[T]) -> Vec<T> {
         let Sizes { channels, map, .. } = self.sizes;
-        let lines: Vec<[T; 3]> =
-            (0..channels).map(|c| [T::down(self.mean[c]), T::down(gamma[c].up() * self.inv_std[c]), beta[c]]).collect();
+        let lines: Vec<[T; 3]> = (0..channels)
+            .map(|c| {
+                let (mean, rest) = self.split_mean::<T>(c);
+                let scale = gamma[c].up() * self.inv_std[c];
+                [mean, T::down(scale), T::down(beta[c].up() - scale * rest)]
+            })
+            .collect();
         let mut y = vec![T::ZERO; x.len()];
         let image = channels * map;
         y.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(y, x)| {
@@ -159,6 +164,13 @@ impl Norm {
             }
         });
         y
+    }
+
+    /// The mean of a channel as a `T`, and what rounding it left over: a shift of the whole channel, which matters where
+    /// the mean is large beside the deviations, so it is put into the additive constants.
+    fn split_mean<T: Real>(&self, c: usize) -> (T, f64) {
+        let mean = T::down(self.mean[c]);
+        (mean, self.mean[c] - mean.up())
     }
 
     /// `g` before the rectifier: zero where the result is not above zero.
@@ -200,7 +212,8 @@ impl Norm {
                     }
                     Statistics::Given => (0.0, 0.0),
                 };
-                [scale, slope, shift, self.mean[c]].map(T::down)
+                let (mean, rest) = self.split_mean::<T>(c);
+                [T::down(scale), T::down(slope), T::down(shift - slope * rest), mean]
             })
             .collect();
         let image = channels * map;

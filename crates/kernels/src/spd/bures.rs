@@ -7,9 +7,12 @@
 //! `I − T_AB = A^{-½} (A^½ − Uᵀ B^½)`.
 
 use super::eigen::{Eigen, NoConvergence, eigenvalues};
-use super::linalg::{Form, square};
+use super::iterate::{SMALLEST, Scratch, polar_factor};
+use super::linalg::{Form, accumulate, square};
 use super::simd::{dispatched, dot, squared_difference};
 
+/// Ratio of singular values down to which the polar factor by products is as good as that by singular vectors.
+const MODERATE: f64 = 1e-5;
 /// Singular values further apart than this get a second, one-sided orthogonalisation.
 const SPREAD: f64 = 1e-3;
 /// Cosine of two singular vectors above which they are rotated.
@@ -19,35 +22,73 @@ const SWEEPS: usize = 40;
 /// Bar of the relative error that rounding may leave in a squared distance computed from eigenvalues alone.
 const VALUE_ONLY: f64 = 1e-9;
 
+/// Share of `tr A + tr B` that rounding may add to a sum of traces.
+const ROUNDING: f64 = 1e-12;
+/// Share of `tr A + tr B` from which on the squared distance is taken as a difference of traces.
+const FAR: f64 = 1e-3;
+
+/// The square root of a matrix, with the matrix's trace and its extreme eigenvalues.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Root<'a> {
+    pub(crate) root: &'a [f64],
+    pub(crate) trace: f64,
+    pub(crate) least: f64,
+    pub(crate) largest: f64,
+}
+
 /// Distance and polar factor; `rotation` is empty for coinciding matrices, which are at distance exactly 0.
 pub(crate) struct Polar {
     pub(crate) distance: f64,
     pub(crate) rotation: Vec<f64>,
 }
 
-/// `A^½ − Uᵀ B^½`.
-pub(crate) fn gap_a(root_a: &[f64], root_b: &[f64], rotation: &[f64], d: usize) -> Vec<f64> {
-    let mut out = square((rotation, Form::Transposed), (root_b, Form::Plain), d);
-    out.iter_mut().zip(root_a).for_each(|(z, a)| *z = a - *z);
-    out
+/// `sum −= factor · Uᵀ B^½`.
+pub(crate) fn subtract_image_b(sum: &mut [f64], factor: f64, rotation: &[f64], root_b: &[f64], d: usize) {
+    accumulate(sum, (1.0, -factor), (rotation, Form::Transposed), (root_b, Form::Plain), (d, d, d), false);
 }
 
-/// `B^½ − U A^½`.
-pub(crate) fn gap_b(root_a: &[f64], root_b: &[f64], rotation: &[f64], d: usize) -> Vec<f64> {
-    let mut out = square((rotation, Form::Plain), (root_a, Form::Plain), d);
-    out.iter_mut().zip(root_b).for_each(|(z, b)| *z = b - *z);
-    out
+/// `sum −= factor · U A^½`.
+pub(crate) fn subtract_image_a(sum: &mut [f64], factor: f64, rotation: &[f64], root_a: &[f64], d: usize) {
+    accumulate(sum, (1.0, -factor), (rotation, Form::Plain), (root_a, Form::Plain), (d, d, d), false);
 }
 
 /// The distance of the matrices with these square roots, and `U`.
-pub(crate) fn polar(root_a: &[f64], root_b: &[f64], d: usize) -> Result<Polar, NoConvergence> {
-    if root_a == root_b {
+pub(crate) fn polar(a: Root, b: Root, d: usize, scratch: &mut Scratch) -> Result<Polar, NoConvergence> {
+    if a.root == b.root {
         return Ok(Polar { distance: 0.0, rotation: Vec::new() });
     }
-    let f = square((root_b, Form::Plain), (root_a, Form::Plain), d);
-    let mut right = Eigen::new(&square((&f, Form::Transposed), (&f, Form::Plain), d), d)?;
+    let f = square((b.root, Form::Plain), (a.root, Form::Plain), d);
+    match by_products(&f, (a, b), d, MODERATE, scratch) {
+        Some(polar) => Ok(polar),
+        None => by_singular_values(&f, (a.root, b.root), d),
+    }
+}
+
+/// By [`polar_factor`], where the singular values of `F` lie within `limit` of each other and the matrices are not close:
+/// `δ² = tr A + tr B − 2 tr Uᵀ F`, in which an error of `U` counts by its square.
+fn by_products(f: &[f64], (a, b): (Root, Root), d: usize, limit: f64, scratch: &mut Scratch) -> Option<Polar> {
+    // The singular values of a product lie between the products of the extreme ones.
+    let (least, largest) = ((a.least * b.least).sqrt() * 0.999, (a.largest * b.largest).sqrt() * 1.001);
+    if least < limit * largest {
+        return None;
+    }
+    let mut rotation = f.to_vec();
+    polar_factor(&mut rotation, d, (least, largest), scratch);
+    let squared = a.trace + b.trace - 2.0 * inner(&rotation, f);
+    (squared >= FAR * (a.trace + b.trace)).then(|| Polar { distance: squared.sqrt(), rotation })
+}
+
+dispatched! {
+    fn inner(a: &[f64], b: &[f64]) -> f64 {
+        dot(a, b)
+    }
+}
+
+/// By the singular value decomposition of `F`, to a high relative accuracy of its small singular values.
+fn by_singular_values(f: &[f64], (root_a, root_b): (&[f64], &[f64]), d: usize) -> Result<Polar, NoConvergence> {
+    let mut right = Eigen::new(&gram(f, d), d)?;
     // Rows σ_k p_k of the singular value decomposition F = Σ σ_k p_k r_kᵀ; the rows of `right` are the r_k.
-    let mut left = square((&right.vectors, Form::Plain), (&f, Form::Transposed), d);
+    let mut left = square((&right.vectors, Form::Plain), (f, Form::Transposed), d);
     if right.values[0] < SPREAD * SPREAD * right.values[d - 1] && !orthogonalise(&mut left, &mut right.vectors, d) {
         return Err(NoConvergence(SWEEPS));
     }
@@ -56,8 +97,9 @@ pub(crate) fn polar(root_a: &[f64], root_b: &[f64], d: usize) -> Result<Polar, N
         row.iter_mut().for_each(|v| *v /= norm);
     }
     let rotation = square((&left, Form::Transposed), (&right.vectors, Form::Plain), d);
-    let gap = gap_a(root_a, root_b, &rotation, d);
-    Ok(Polar { distance: dot(&gap, &gap).sqrt(), rotation })
+    let mut gap = root_a.to_vec();
+    subtract_image_b(&mut gap, 1.0, &rotation, root_b, d);
+    Ok(Polar { distance: inner(&gap, &gap).sqrt(), rotation })
 }
 
 dispatched! {
@@ -103,29 +145,50 @@ fn turn(rows: &mut [f64], d: usize, i: usize, j: usize, c: f64, s: f64) {
     }
 }
 
-/// The distance alone, to a relative accuracy of `1e-9` in its square or better, from the eigenvalues of
-/// `A^½ B A^½` where they carry that accuracy, and by [`polar`] where they do not.
-pub(crate) fn value(
-    (root_a, trace_a): (&[f64], f64),
-    (root_b, trace_b): (&[f64], f64),
-    d: usize,
-) -> Result<f64, NoConvergence> {
-    if root_a == root_b {
+/// The distance alone, to a relative accuracy of `1e-9` in its square or better: from the eigenvalues of `A^½ B A^½`
+/// where they carry that accuracy, else as [`polar`], for which here the singular values may be further apart.
+pub(crate) fn value(a: Root, b: Root, d: usize, scratch: &mut Scratch) -> Result<f64, NoConvergence> {
+    if a.root == b.root {
         return Ok(0.0);
     }
-    let f = square((root_b, Form::Plain), (root_a, Form::Plain), d);
-    let values = eigenvalues(&square((&f, Form::Transposed), (&f, Form::Plain), d), d)?;
-    if values[0] > 0.0 {
+    let f = square((b.root, Form::Plain), (a.root, Form::Plain), d);
+    // An error of a few ε λ_max in an eigenvalue λ moves its root by that over 2 √λ.
+    let error = |from_roots: f64| 4.0 * f64::EPSILON * (from_roots + a.trace + b.trace);
+    let least = (a.least * b.least).sqrt();
+    let values = if error(a.largest * b.largest / least) <= VALUE_ONLY * (a.trace + b.trace) {
+        eigenvalues(&gram(&f, d), d)?
+    } else {
+        Vec::new() // Cannot carry it.
+    };
+    if values.first().is_some_and(|&v| v > 0.0) {
         let roots: Vec<f64> = values.iter().map(|v| v.sqrt()).collect();
-        let squared = trace_a + trace_b - 2.0 * roots.iter().sum::<f64>();
-        // An error of a few ε λ_max in an eigenvalue λ moves its root by that over 2 √λ.
-        let from_roots: f64 = roots.iter().map(|r| values[d - 1] / r).sum();
-        let error = 4.0 * f64::EPSILON * (from_roots + trace_a + trace_b);
-        if error <= VALUE_ONLY * squared {
+        let squared = a.trace + b.trace - 2.0 * roots.iter().sum::<f64>();
+        if error(roots.iter().map(|r| values[d - 1] / r).sum()) <= VALUE_ONLY * squared {
             return Ok(squared.sqrt());
         }
     }
-    Ok(polar(root_a, root_b, d)?.distance)
+    match by_products(&f, (a, b), d, SMALLEST, scratch) {
+        Some(polar) => Ok(polar.distance),
+        None => Ok(by_singular_values(&f, (a.root, b.root), d)?.distance),
+    }
+}
+
+/// `√(tr A + tr B − 2 Σ √(λ_k(B) v_kᵀ A v_k))` over the eigenpairs of `B`: at most the distance. Lowered by what
+/// rounding may have added.
+pub(crate) fn lower_bound(a: Root, b: Root, eigen_b: &Eigen) -> f64 {
+    let d = eigen_b.values.len();
+    // Row k is A^½ v_k.
+    let images = square((&eigen_b.vectors, Form::Plain), (a.root, Form::Plain), d);
+    let rows = images.chunks_exact(d).zip(&eigen_b.values);
+    let overlap: f64 = rows.map(|(row, value)| (value * inner(row, row)).sqrt()).sum();
+    (a.trace + b.trace - 2.0 * overlap - ROUNDING * (a.trace + b.trace)).max(0.0).sqrt()
+}
+
+/// `FᵀF`.
+fn gram(f: &[f64], d: usize) -> Vec<f64> {
+    let mut out = vec![0.0; d * d];
+    accumulate(&mut out, (0.0, 1.0), (f, Form::Transposed), (f, Form::Plain), (d, d, d), true);
+    out
 }
 
 /// `‖A^½ − B^½‖_F`, which is at most `√2` times the distance and at least the distance.

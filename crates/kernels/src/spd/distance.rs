@@ -4,6 +4,7 @@ use candle_core::{Shape, Tensor};
 use rayon::prelude::*;
 
 use super::function::Function;
+use super::iterate::Scratch;
 use super::linalg::{Form, square, symmetrise};
 use super::prepared::Prepared;
 use super::simd::{dispatched, squared_difference};
@@ -117,14 +118,14 @@ impl Pairs {
     }
 
     fn polar(&self, keep: bool) -> Result<Vec<bures::Polar>> {
-        let one = |&(i, j): &(usize, usize)| {
-            let mut polar = bures::polar(self.a.image(i), self.b.image(j), self.a.dim())?;
+        let one = |scratch: &mut Scratch, &(i, j): &(usize, usize)| {
+            let mut polar = bures::polar(self.a.root(i), self.b.root(j), self.a.dim(), scratch)?;
             if !keep {
                 polar.rotation = Vec::new();
             }
             Ok(polar)
         };
-        let all: Vec<_> = self.pairs.par_iter().map(one).collect();
+        let all: Vec<_> = self.pairs.par_iter().map_init(Scratch::default, one).collect();
         let failed = |(r, &(i, _)): (std::result::Result<_, super::eigen::NoConvergence>, &(usize, usize))| {
             r.map_err(|e| e.at(self.op, i))
         };
@@ -181,22 +182,24 @@ impl Pairs {
             if pairs.is_empty() {
                 return Ok(sum);
             }
+            let total: f64 = pairs.iter().map(|&pair| factors[pair]).sum();
+            sum.iter_mut().zip(self.prepared(side).image(own)).for_each(|(s, root)| *s = total * root);
+            let mut scratch = Scratch::default();
             for &pair in pairs {
                 let (i, j) = self.pairs[pair];
-                let (root_a, root_b) = (self.a.image(i), self.b.image(j));
                 let anew;
                 let rotation = match kept {
                     Some(all) => &all[pair].rotation,
                     None => {
-                        anew = bures::polar(root_a, root_b, d).map_err(|e| e.at(self.op, i))?.rotation;
+                        let polar = bures::polar(self.a.root(i), self.b.root(j), d, &mut scratch);
+                        anew = polar.map_err(|e| e.at(self.op, i))?.rotation;
                         &anew
                     }
                 };
-                let gap = match side {
-                    Side::A => bures::gap_a(root_a, root_b, rotation, d),
-                    Side::B => bures::gap_b(root_a, root_b, rotation, d),
-                };
-                sum.iter_mut().zip(&gap).for_each(|(s, g)| *s += factors[pair] * g);
+                match side {
+                    Side::A => bures::subtract_image_b(&mut sum, factors[pair], rotation, self.b.image(j), d),
+                    Side::B => bures::subtract_image_a(&mut sum, factors[pair], rotation, self.a.image(i), d),
+                }
             }
             let inverse = Function::InvSqrt.matrix(self.prepared(side).eigen(own));
             let mut out = square((&inverse, Form::Plain), (&sum, Form::Plain), d);

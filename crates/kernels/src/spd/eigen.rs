@@ -8,6 +8,9 @@ use super::simd::{axpy, dispatched, dot};
 /// QL iterations allowed for one eigenvalue; two or three are usual.
 const ITERATIONS: usize = 60;
 
+/// Iterations for one eigenvalue after which an error of `ε` times the largest entry is accepted.
+const PATIENCE: usize = 10;
+
 /// Iterations made when the QL iteration gave up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NoConvergence(pub(crate) usize);
@@ -168,22 +171,34 @@ dispatched! {
 
 /// Implicit-shift QL; the rotations act on `rows` too, unless `stride` is 0.
 fn ql(diagonal: &mut [f64], off: &mut [f64], rows: &mut [f64], stride: usize) -> Result<(), NoConvergence> {
-    match ql_steps(diagonal, off, rows, stride) {
-        0 => Ok(()),
+    let mut sweeps = Sweeps::default();
+    match ql_steps(diagonal, off, &mut sweeps, stride > 0) {
+        0 => {
+            sweeps.apply(rows, stride);
+            Ok(())
+        }
         steps => Err(NoConvergence(steps)),
     }
 }
 
+/// The rotations of all sweeps, in order.
+#[derive(Debug, Default)]
+struct Sweeps {
+    /// Of rows `(i, i + 1)`, `i` falling from `top − 1` within a sweep: cosine and sine.
+    rotations: Vec<[f64; 2]>,
+    /// `top` and the end in `rotations` of each sweep.
+    ends: Vec<(usize, usize)>,
+}
+
 dispatched! {
     /// 0, or the number of iterations after which an eigenvalue had not converged.
-    fn ql_steps(diagonal: &mut [f64], off: &mut [f64], rows: &mut [f64], stride: usize) -> usize {
+    fn ql_steps(diagonal: &mut [f64], off: &mut [f64], sweeps: &mut Sweeps, keep: bool) -> usize {
         let d = diagonal.len();
-        let mut rotations = Vec::with_capacity(d);
         for l in 0..d {
             let mut step = 0;
             loop {
                 let mut m = l;
-                while m + 1 < d && !negligible(off[m], diagonal[m], diagonal[m + 1]) {
+                while m + 1 < d && !negligible(off[m], diagonal[m], diagonal[m + 1], step) {
                     m += 1;
                 }
                 if m == l {
@@ -193,9 +208,12 @@ dispatched! {
                     return step;
                 }
                 step += 1;
-                rotations.clear();
-                sweep(diagonal, off, l, m, &mut rotations);
-                rotate(rows, stride, m, &rotations);
+                if keep {
+                    sweep::<true>(diagonal, off, l, m, &mut sweeps.rotations);
+                    sweeps.ends.push((m, sweeps.rotations.len()));
+                } else {
+                    sweep::<false>(diagonal, off, l, m, &mut sweeps.rotations);
+                }
             }
         }
         0
@@ -203,15 +221,17 @@ dispatched! {
 }
 
 #[inline(always)]
-fn negligible(off: f64, left: f64, right: f64) -> bool {
-    // The absolute bar is for a block of zeros; the matrix was scaled to a largest entry of about 1.
+fn negligible(off: f64, left: f64, right: f64, step: usize) -> bool {
+    // The absolute bar is for a block of zeros, and after some iterations for a block far below the largest entry,
+    // whose rounding errors are no smaller; the matrix was scaled to a largest entry of about 1.
+    let bar = if step < PATIENCE { 1e-300 } else { f64::EPSILON };
     let off = off.abs();
-    off <= f64::EPSILON * (left.abs() + right.abs()) || off < 1e-300
+    off <= f64::EPSILON * (left.abs() + right.abs()) || off < bar
 }
 
 /// One QL sweep over the block `l..=m`; records `(c, s)` of the rotations of rows `(i, i + 1)`, `i = m − 1, m − 2, …`.
 #[inline(always)]
-fn sweep(diagonal: &mut [f64], off: &mut [f64], l: usize, m: usize, rotations: &mut Vec<(f64, f64)>) {
+fn sweep<const KEEP: bool>(diagonal: &mut [f64], off: &mut [f64], l: usize, m: usize, rotations: &mut Vec<[f64; 2]>) {
     let half = (diagonal[l + 1] - diagonal[l]) / (2.0 * off[l]);
     let root = half.hypot(1.0);
     let mut g = diagonal[m] - diagonal[l] + off[l] / (half + root.copysign(half));
@@ -225,50 +245,93 @@ fn sweep(diagonal: &mut [f64], off: &mut [f64], l: usize, m: usize, rotations: &
             off[m] = 0.0;
             return;
         }
-        s = f / r;
-        c = g / r;
+        let inverse = 1.0 / r;
+        s = f * inverse;
+        c = g * inverse;
         let shifted = diagonal[i + 1] - p;
         let t = (diagonal[i] - shifted) * s + 2.0 * c * b;
         p = s * t;
         diagonal[i + 1] = shifted + p;
         g = c * t - b;
-        rotations.push((c, s));
+        if KEEP {
+            rotations.push([c, s]);
+        }
     }
     diagonal[l] -= p;
     off[l] = g;
     off[m] = 0.0;
 }
 
-#[inline(always)]
-fn rotate(rows: &mut [f64], stride: usize, top: usize, rotations: &[(f64, f64)]) {
-    let mut column = 0;
-    while column + 32 <= stride {
-        rotate_block::<32>(rows, stride, column, top, rotations);
-        column += 32;
+impl Sweeps {
+    /// Applies all rotations to `rows`, block of columns by block of columns, which then stays in the nearest cache.
+    fn apply(&self, rows: &mut [f64], stride: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            /// # Safety
+            /// AVX2 and FMA.
+            #[target_feature(enable = "avx2,fma")]
+            fn fused(sweeps: &Sweeps, rows: &mut [f64], stride: usize) {
+                sweeps.apply_with(rows, stride, |a, b, c| a.mul_add(b, c));
+            }
+            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                // SAFETY: the processor has AVX2 and FMA, as detected just above.
+                return unsafe { fused(self, rows, stride) };
+            }
+        }
+        self.apply_with(rows, stride, |a, b, c| a * b + c);
     }
-    while column < stride {
-        rotate_block::<8>(rows, stride, column, top, rotations);
-        column += 8;
+
+    #[inline(always)]
+    fn apply_with(&self, rows: &mut [f64], stride: usize, fused: impl Fn(f64, f64, f64) -> f64 + Copy) {
+        let mut column = 0;
+        while column + 32 <= stride {
+            self.apply_block::<32>(rows, stride, column, fused);
+            column += 32;
+        }
+        while column < stride {
+            self.apply_block::<8>(rows, stride, column, fused);
+            column += 8;
+        }
+    }
+
+    /// Rotates `W` columns; the row that two rotations share stays in registers.
+    #[inline(always)]
+    fn apply_block<const W: usize>(
+        &self,
+        rows: &mut [f64],
+        stride: usize,
+        column: usize,
+        fused: impl Fn(f64, f64, f64) -> f64 + Copy,
+    ) {
+        // The block in contiguous memory.
+        let mut block: Vec<[f64; W]> = rows.chunks_exact(stride).map(|row| copy(&row[column..])).collect();
+        let mut start = 0;
+        for &(top, end) in &self.ends {
+            let rotations = &self.rotations[start..end];
+            start = end;
+            let window = &mut block[top - rotations.len()..=top];
+            let mut carry = window[rotations.len()];
+            let mut upper = window.len() - 1;
+            for &[c, s] in rotations {
+                let low = window[upper - 1];
+                let high = &mut window[upper];
+                for k in 0..W {
+                    high[k] = fused(s, low[k], c * carry[k]);
+                    carry[k] = fused(c, low[k], -s * carry[k]);
+                }
+                upper -= 1;
+            }
+            window[upper] = carry;
+        }
+        for (row, block) in rows.chunks_exact_mut(stride).zip(&block) {
+            row[column..column + W].copy_from_slice(block);
+        }
     }
 }
 
-/// Applies the rotations to `W` columns; the row that two rotations share stays in registers.
 #[inline(always)]
-fn rotate_block<const W: usize>(rows: &mut [f64], stride: usize, column: usize, top: usize, rotations: &[(f64, f64)]) {
-    let mut carry = [0.0; W];
-    carry.copy_from_slice(&rows[top * stride + column..top * stride + column + W]);
-    let mut upper = top;
-    for &(c, s) in rotations {
-        let start = (upper - 1) * stride + column;
-        let (low, high) = rows[start..start + stride + W].split_at_mut(stride);
-        for k in 0..W {
-            let z = low[k];
-            high[k] = s * z + c * carry[k];
-            carry[k] = c * z - s * carry[k];
-        }
-        upper -= 1;
-    }
-    rows[upper * stride + column..upper * stride + column + W].copy_from_slice(&carry);
+fn copy<const W: usize>(row: &[f64]) -> [f64; W] {
+    std::array::from_fn(|k| row[k])
 }
 
 #[cfg(test)]

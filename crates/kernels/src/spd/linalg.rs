@@ -11,17 +11,36 @@ pub(crate) enum Form {
 
 /// `out = op(a) · op(b)`, row-major: `op(a)` is `m`×`k`, `op(b)` is `k`×`n`. One thread.
 pub(crate) fn product(out: &mut [f64], a: (&[f64], Form), b: (&[f64], Form), m: usize, n: usize, k: usize) {
+    accumulate(out, (0.0, 1.0), a, b, (m, n, k), false);
+}
+
+/// `out = keep · out + factor · op(a) · op(b)`; with `symmetric`, for a result known to be symmetric, the lower triangle
+/// is a copy of the upper. What `out` held does not matter where `keep` is 0.
+pub(crate) fn accumulate(
+    out: &mut [f64],
+    (keep, factor): (f64, f64),
+    a: (&[f64], Form),
+    b: (&[f64], Form),
+    (m, n, k): (usize, usize, usize),
+    symmetric: bool,
+) {
     assert!(out.len() == m * n && a.0.len() == m * k && b.0.len() == k * n, "sizes of a product");
     if k == 0 {
-        out.fill(0.0);
+        out.iter_mut().for_each(|v| *v = if keep == 0.0 { 0.0 } else { keep * *v });
         return;
     }
     let strides = |form, rows: usize, columns: usize| match form {
-        Form::Plain => (1, columns as isize),
-        Form::Transposed => (rows as isize, 1),
+        Form::Plain => (columns, 1),
+        Form::Transposed => (1, rows),
     };
-    let (a_cs, a_rs) = strides(a.1, m, k);
-    let (b_cs, b_rs) = strides(b.1, k, n);
+    let ((a_row, a_column), (b_row, b_column)) = (strides(a.1, m, k), strides(b.1, k, n));
+    #[cfg(target_arch = "x86_64")]
+    if super::tiles::available() {
+        use super::tiles::View;
+        let left = View { data: a.0, row: a_row, column: a_column };
+        let right = View { data: b.0, row: b_row, column: b_column };
+        return super::tiles::product(out, (keep, factor), (left, right), (m, n, k), symmetric);
+    }
     // SAFETY: the three slices have m·n, m·k and k·n values (asserted above) and the strides stay inside them;
     // `out` is borrowed mutably, so it overlaps neither factor.
     unsafe {
@@ -32,20 +51,27 @@ pub(crate) fn product(out: &mut [f64], a: (&[f64], Form), b: (&[f64], Form), m: 
             out.as_mut_ptr(),
             1,
             n as isize,
-            false,
+            keep != 0.0,
             a.0.as_ptr(),
-            a_cs,
-            a_rs,
+            a_column as isize,
+            a_row as isize,
             b.0.as_ptr(),
-            b_cs,
-            b_rs,
-            0.0,
-            1.0,
+            b_column as isize,
+            b_row as isize,
+            keep,
+            factor,
             false,
             false,
             false,
             gemm::Parallelism::None,
         );
+    }
+    if symmetric {
+        for i in 0..n {
+            for j in 0..i {
+                out[i * n + j] = out[j * n + i];
+            }
+        }
     }
 }
 

@@ -15,11 +15,14 @@ mod distance;
 pub(crate) mod eigen;
 mod function;
 mod input;
+mod iterate;
 pub(crate) mod linalg;
 mod prepared;
 mod refine;
 pub(crate) mod saved;
 pub(crate) mod simd;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use candle_core::Tensor;
 

@@ -10,6 +10,7 @@ use super::bures;
 use super::eigen::Eigen;
 use super::function::Function;
 use super::input::Batch;
+use super::iterate::Scratch;
 use super::simd::squared_difference;
 use crate::{Error, Result};
 
@@ -91,6 +92,12 @@ impl Prepared {
         &self.0.images[i]
     }
 
+    /// Square root of matrix `i` with what bounds its products.
+    pub(crate) fn root(&self, i: usize) -> bures::Root<'_> {
+        let values = self.eigenvalues(i);
+        bures::Root { root: self.image(i), trace: self.0.traces[i], least: values[0], largest: values[self.dim() - 1] }
+    }
+
     /// Refuses a partner of another metric or size.
     pub(crate) fn check(&self, op: &'static str, other: &Prepared) -> Result<()> {
         if self.metric() != other.metric() {
@@ -117,14 +124,14 @@ impl Prepared {
         self.check(OP, other)?;
         self.check_index(OP, "i", i)?;
         other.check_index(OP, "j", j)?;
-        self.value(i, other, j)
+        self.value(&mut Scratch::default(), i, other, j)
     }
 
-    fn value(&self, i: usize, other: &Prepared, j: usize) -> Result<f64> {
+    fn value(&self, scratch: &mut Scratch, i: usize, other: &Prepared, j: usize) -> Result<f64> {
         let (a, b) = (self.image(i), other.image(j));
         match self.metric() {
             Metric::LogEuclidean => Ok(squared_difference(a, b).sqrt()),
-            Metric::BuresWasserstein => bures::value((a, self.0.traces[i]), (b, other.0.traces[j]), self.dim())
+            Metric::BuresWasserstein => bures::value(self.root(i), other.root(j), self.dim(), scratch)
                 .map_err(|e| e.at("spd_prepared_distance", i)),
         }
     }
@@ -133,8 +140,11 @@ impl Prepared {
     /// ascending, the lower index first where distances are equal.
     ///
     /// For [`Metric::BuresWasserstein`], candidates are discarded before their distance is computed by
-    /// `H/√2 ≤ δ ≤ H` with `H = ‖A^½ − B^½‖_F`, and by `δ² ≥ Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues
-    /// (Bhatia, Jain and Lim 2019, section 4: the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`).
+    /// `H/√2 ≤ δ ≤ H` with `H = ‖A^½ − B^½‖_F`, by `δ² ≥ Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues
+    /// (Bhatia, Jain and Lim 2019, section 4: the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`), and by
+    /// `δ² ≥ tr A + tr B − 2 Σ √(λ_k(B) v_kᵀ A v_k)` over the eigenvectors `v_k` of `B`, at the cost of one product
+    /// (the square root is concave, so that `tr M^½ ≤ Σ √(v_kᵀ M v_k)` in every orthonormal basis, here with
+    /// `M = B^½ A B^½`).
     /// Works on the calling thread alone, so anchors may be searched in parallel.
     ///
     /// # Errors
@@ -152,12 +162,16 @@ impl Prepared {
             Metric::BuresWasserstein => candidates.iter().map(|&j| (self.lower_bound(i, other, j), j)).collect(),
         };
         order.sort_by(|x, y| x.0.total_cmp(&y.0).then(x.1.cmp(&y.1)));
+        let mut scratch = Scratch::default();
         let mut best: Vec<(usize, f64)> = Vec::with_capacity(k.min(order.len()) + 1);
         for (bound, j) in order {
             if best.len() == k && bound > best[k - 1].1 * (1.0 + SLACK) {
                 break; // The bounds ascend: nobody who follows can be nearer.
             }
-            let distance = self.value(i, other, j)?;
+            if best.len() == k && self.closer_bound(i, other, j) > best[k - 1].1 * (1.0 + SLACK) {
+                continue;
+            }
+            let distance = self.value(&mut scratch, i, other, j)?;
             let at = best.partition_point(|&(index, d)| (d, index) < (distance, j));
             if at < k {
                 best.insert(at, (j, distance));
@@ -172,5 +186,13 @@ impl Prepared {
         let spectra = self.eigenvalues(i).iter().zip(other.eigenvalues(j));
         let from_spectra = spectra.map(|(x, y)| (x.sqrt() - y.sqrt()).powi(2)).sum::<f64>().sqrt();
         from_roots.max(from_spectra)
+    }
+
+    /// A lower bound that costs one product; 0 where there is none.
+    fn closer_bound(&self, i: usize, other: &Prepared, j: usize) -> f64 {
+        match self.metric() {
+            Metric::LogEuclidean => 0.0,
+            Metric::BuresWasserstein => bures::lower_bound(self.root(i), other.root(j), other.eigen(j)),
+        }
     }
 }

@@ -6,9 +6,11 @@
 mod aggregate;
 mod cost;
 mod graph;
+mod lanes;
 mod scaling;
 mod sinkhorn;
 mod stabilised;
+mod values;
 
 pub use aggregate::aggregate;
 pub use graph::{DsotConfig, DsotGraph, dsot_graph};

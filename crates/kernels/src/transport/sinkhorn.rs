@@ -1,13 +1,15 @@
 //! Entropic optimal transport with uniform marginals.
 
-use std::sync::Arc;
+use std::sync::Mutex;
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
+use super::lanes::Real;
+use super::scaling::{Range, Scalings, Scratch};
+use super::values::{Values, with_values};
 use super::{scaling, stabilised};
-use crate::spd::saved;
-use crate::{Error, Result, host};
+use crate::{Error, Result};
 
 const OP: &str = "sinkhorn";
 
@@ -40,7 +42,7 @@ impl SinkhornConfig {
 /// exactly, the rows as far as the iteration has converged.
 ///
 /// Differentiable through all iterations; the backward pass keeps the potentials of each iteration (`2 N` numbers) and
-/// recomputes the kernel. A cost of `+∞` forbids its entry: the plan and the gradient are 0 there.
+/// recomputes the kernel, so that it needs little more memory than the result. A cost of `+∞` forbids its entry: the plan and the gradient are 0 there.
 ///
 /// Each batch entry is iterated with the scalings `u`, `v` themselves as long as they stay inside the range of
 /// float64, and with their logarithms where they do not: the same updates in another arithmetic.
@@ -55,32 +57,102 @@ pub fn sinkhorn(cost: &Tensor, config: SinkhornConfig) -> Result<Tensor> {
             return Err(Error::Shape { op: OP, name: "cost", got: got.to_vec(), expected: "[B, N, N], N >= 1".into() });
         }
     };
-    let values = host::to_f64(OP, cost)?;
-    for (batch, entry) in values.chunks_exact(n * n).enumerate() {
-        check_entry(entry, n, batch)?;
-    }
-    let solved: Vec<(Vec<f64>, Potentials)> =
-        values.par_chunks_exact(n * n).map(|entry| solve(entry, n, config)).collect();
-    let (plans, potentials): (Vec<_>, Vec<_>) = solved.into_iter().unzip();
-    let potentials = Arc::new(potentials);
-    saved::unary(OP, cost, plans.concat(), cost.shape(), move |cost, grad| {
-        let values = host::to_f64(OP, cost)?;
-        let entries = values.par_chunks_exact(n * n).zip(grad.par_chunks_exact(n * n)).zip(potentials.par_iter());
-        let gradients = entries.map(|((cost, grad), potentials)| match potentials {
-            Potentials::Scalings(path) => scaling::gradient(cost, n, config.eps, path, grad),
-            Potentials::Logarithms(path) => stabilised::gradient(cost, n, config.eps, path, grad),
+    let (plans, potentials) = with_values(OP, cost, |values| match values {
+        Values::Single(values) => {
+            let (plans, potentials) = solve(values, n, config)?;
+            Ok((CpuStorage::F32(plans), potentials))
+        }
+        Values::Double(values) => {
+            let (plans, potentials) = solve(values, n, config)?;
+            Ok((CpuStorage::F64(plans), potentials))
+        }
+    })?;
+    let op = Sinkhorn { n, eps: config.eps, potentials, plans: Mutex::new(Some(plans)) };
+    Ok(cost.to_device(&Device::Cpu)?.apply_op1(op)?.to_device(cost.device())?)
+}
+
+/// Plans and potentials of all entries, in order.
+fn solve<T: Real>(costs: &[T], n: usize, config: SinkhornConfig) -> Result<(Vec<T>, Vec<Potentials>)> {
+    let mut plans = vec![T::default(); costs.len()];
+    let entries = costs.par_chunks_exact(n * n).zip(plans.par_chunks_exact_mut(n * n)).enumerate();
+    let solved = entries.map_init(Scratch::default, |scratch, (batch, (cost, plan))| {
+        let range = check_entry(cost, n, batch)?;
+        if let Some(path) = scaling::solve(cost, n, range, config, scratch, plan) {
+            return Ok(Potentials::Scalings(path));
+        }
+        let (found, path) = stabilised::solve(&widened(cost), n, config);
+        plan.iter_mut().zip(found).for_each(|(p, value)| *p = T::narrow(value));
+        Ok(Potentials::Logarithms(path))
+    });
+    // Collected before the first refusal is looked for, so that the same one is reported on any number of threads.
+    let potentials = solved.collect::<Vec<Result<_>>>().into_iter().collect::<Result<_>>()?;
+    Ok((plans, potentials))
+}
+
+fn widened<T: Real>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|v| v.wide()).collect()
+}
+
+/// Hands out the plans that were computed before, and keeps the potentials for the backward pass.
+struct Sinkhorn {
+    n: usize,
+    eps: f64,
+    potentials: Vec<Potentials>,
+    plans: Mutex<Option<CpuStorage>>,
+}
+
+impl Sinkhorn {
+    fn gradient<T: Real + WithDType>(&self, costs: &[T], grads: &[T]) -> Vec<T> {
+        let (n, eps) = (self.n, self.eps);
+        let mut out = vec![T::default(); costs.len()];
+        let entries = costs.par_chunks_exact(n * n).zip(grads.par_chunks_exact(n * n));
+        let entries = entries.zip(out.par_chunks_exact_mut(n * n)).zip(self.potentials.par_iter());
+        entries.for_each_init(Scratch::default, |scratch, (((cost, grad), out), potentials)| match potentials {
+            Potentials::Scalings(path) => scaling::gradient(cost, n, eps, path, grad, scratch, out),
+            Potentials::Logarithms(path) => {
+                let found = stabilised::gradient(&widened(cost), n, eps, path, &widened(grad));
+                out.iter_mut().zip(found).for_each(|(o, value)| *o = <T as Real>::narrow(value));
+            }
         });
-        Ok(gradients.collect::<Vec<_>>().concat())
-    })
+        out
+    }
+}
+
+impl CustomOp1 for Sinkhorn {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let mut slot = self.plans.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let plans = slot.take().ok_or_else(|| candle_core::Error::Msg(format!("{OP}: the forward pass ran twice")))?;
+        Ok((plans, layout.shape().clone()))
+    }
+
+    fn bwd(&self, cost: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let shape = cost.shape();
+        let gradient = with_values(OP, cost, |costs| {
+            with_values(OP, grad, |grads| match (costs, grads) {
+                (Values::Single(c), Values::Single(g)) => {
+                    Ok(Tensor::from_vec(self.gradient(c, g), shape, &Device::Cpu)?)
+                }
+                (Values::Double(c), Values::Double(g)) => {
+                    Ok(Tensor::from_vec(self.gradient(c, g), shape, &Device::Cpu)?)
+                }
+                _ => Err(Error::DtypeMismatch { op: OP, left: cost.dtype(), right: grad.dtype() }),
+            })
+        })?;
+        Ok(Some(gradient.to_device(cost.device())?))
+    }
 }
 
 /// The potentials of all iterations, in the arithmetic that they were computed in.
 enum Potentials {
-    Scalings(Path),
+    Scalings(Scalings),
     Logarithms(Path),
 }
 
-/// Row and column potentials: `rows` holds those of iterations `1..=T`, `columns` those of `0..=T`, one after another.
+/// Logarithms of the scalings: `rows` holds those of iterations `1..=T`, `columns` those of `0..=T`, one after another.
 pub(super) struct Path {
     pub(super) rows: Vec<f64>,
     pub(super) columns: Vec<f64>,
@@ -112,26 +184,41 @@ pub(super) fn first_step_back(plan: &[f64], n: usize, grad: &[f64]) -> Vec<f64> 
         .collect()
 }
 
-fn solve(cost: &[f64], n: usize, config: SinkhornConfig) -> (Vec<f64>, Potentials) {
-    match scaling::solve(cost, n, config) {
-        Some((plan, path)) => (plan, Potentials::Scalings(path)),
-        None => {
-            let (plan, path) = stabilised::solve(cost, n, config);
-            (plan, Potentials::Logarithms(path))
-        }
+/// Refuses an entry that has no plan; the range of its finite costs otherwise.
+fn check_entry<T: Real>(cost: &[T], n: usize, batch: usize) -> Result<Range> {
+    let (mut least, mut largest, mut finite, mut legal) = (f64::INFINITY, f64::NEG_INFINITY, true, true);
+    for c in cost.iter().map(|c| c.wide()) {
+        let inside = c < f64::INFINITY;
+        legal &= c > f64::NEG_INFINITY;
+        finite &= inside;
+        least = if c < least { c } else { least };
+        largest = if inside && c > largest { c } else { largest };
     }
-}
-
-fn check_entry(cost: &[f64], n: usize, batch: usize) -> Result<()> {
-    if cost.iter().any(|&c| c.is_nan() || c == f64::NEG_INFINITY) {
+    if !legal {
         return Err(Error::NonFinite { op: OP, name: "cost", batch });
     }
-    for index in 0..n {
-        let row = cost[index * n..(index + 1) * n].iter().all(|c| c.is_infinite());
-        let column = cost[index..].iter().step_by(n).all(|c| c.is_infinite());
+    for index in (0..n).filter(|_| !finite) {
+        let row = cost[index * n..(index + 1) * n].iter().all(|c| c.wide().is_infinite());
+        let column = cost[index..].iter().step_by(n).all(|c| c.wide().is_infinite());
         if row || column {
             return Err(Error::Infeasible { op: OP, batch, line: if row { "row" } else { "column" }, index });
         }
     }
-    Ok(())
+    Ok(Range { least, largest })
+}
+
+/// The plan and the gradient of one entry by the scalings, for the tests of both arithmetics; `None` where they leave the
+/// range of float64.
+#[cfg(test)]
+pub(super) fn by_scalings(
+    cost: &[f64],
+    n: usize,
+    config: SinkhornConfig,
+    grad: &[f64],
+) -> Option<(Vec<f64>, Vec<f64>)> {
+    let range = check_entry(cost, n, 0).expect("an entry with a plan");
+    let (mut scratch, mut plan, mut out) = (Scratch::default(), vec![0.0; n * n], vec![0.0; n * n]);
+    let path = scaling::solve(cost, n, range, config, &mut scratch, &mut plan)?;
+    scaling::gradient(cost, n, config.eps, &path, grad, &mut scratch, &mut out);
+    Some((plan, out))
 }
