@@ -149,3 +149,18 @@ fn ones_own_folder_runs_and_one_corrupt_image_is_named_while_the_grid_goes_on() 
     fs::write(&victim, &bytes).unwrap();
     place.run("bad", &[], 0);
 }
+
+#[test]
+fn a_timm_backbone_with_stochastic_depth_trains_and_repeats() {
+    let text = suite(1, "[methods.triplet]\ntriplet = {}\n", TWO_DATASETS)
+        .replace("[backbones.tiny]", "[backbones.atto]")
+        .lines()
+        .map(|line| if line.starts_with("resnet = ") { "timm = { name = \"convnext_atto\", drop_path = 0.2 }" } else { line })
+        .collect::<Vec<_>>()
+        .join("\n");
+    let place = Place::with_suite(&text);
+    place.run("a", &["--only", "dataset=soy"], 0);
+    place.run("b", &["--only", "dataset=soy"], 0);
+    assert_eq!(place.results("a"), place.results("b"));
+    assert_eq!(place.results("a")[0]["status"], "done");
+}

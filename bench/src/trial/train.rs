@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use backbones::BatchStatistics;
+use backbones::Pass;
 use candle_core::{Device, Tensor};
 use datasets::{Loader, TrainPlan, ViewBatch, WantViews};
 use kernels::optim::{CosineSchedule, clip_scale, gradient_norm};
@@ -290,9 +290,12 @@ impl<'a> Training<'a> {
         let images = |views: Vec<f32>| Tensor::from_vec(views, (count, 3, size, size), &self.device);
         let anchor = images(batch.anchor).map_err(|e| failed(&e))?;
         let positive = batch.positive.map(images).transpose().map_err(|e| failed(&e))?;
-        let forward = |x: &Tensor| self.network.backbone.forward_t(x, BatchStatistics::Train);
-        let anchor_map = forward(&anchor).map_err(|e| failed(&e))?;
-        let positive_map = positive.as_ref().map(forward).transpose().map_err(|e| failed(&e))?;
+        let forward = |x: &Tensor, view: u64| {
+            let mut dropout = self.seeds.stream(Axis::Dropout, &[step, view]);
+            self.network.backbone.features(x, &mut Pass::training(&mut dropout))?.map()
+        };
+        let anchor_map = forward(&anchor, 0).map_err(|e| failed(&e))?;
+        let positive_map = positive.as_ref().map(|x| forward(x, 1)).transpose().map_err(|e| failed(&e))?;
         let teacher_tokens = match (&self.teacher, batch.teacher) {
             (Some(averaged), Some(views)) => Some(averaged.tokens(&images(views).map_err(|e| failed(&e))?)?),
             _ => None,
