@@ -152,12 +152,19 @@ fn ones_own_folder_runs_and_one_corrupt_image_is_named_while_the_grid_goes_on() 
 
 #[test]
 fn a_timm_backbone_with_stochastic_depth_trains_and_repeats() {
-    let text = suite(1, "[methods.triplet]\ntriplet = {}\n", TWO_DATASETS)
-        .replace("[backbones.tiny]", "[backbones.atto]")
-        .lines()
-        .map(|line| if line.starts_with("resnet = ") { "timm = { name = \"convnext_atto\", drop_path = 0.2 }" } else { line })
-        .collect::<Vec<_>>()
-        .join("\n");
+    let text =
+        suite(1, "[methods.triplet]\ntriplet = {}\n", TWO_DATASETS)
+            .replace("[backbones.tiny]", "[backbones.atto]")
+            .lines()
+            .map(|line| {
+                if line.starts_with("resnet = ") {
+                    "timm = { name = \"convnext_atto\", drop_path = 0.2 }"
+                } else {
+                    line
+                }
+            })
+            .collect::<Vec<_>>()
+            .join("\n");
     let place = Place::with_suite(&text);
     place.run("a", &["--only", "dataset=soy"], 0);
     place.run("b", &["--only", "dataset=soy"], 0);
