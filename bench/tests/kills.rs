@@ -5,12 +5,20 @@ mod common;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::{Place, Said, THREE_METHODS, TWO_DATASETS, suite};
 use random::{Axis, Seeds};
 
 const EPOCHS: u64 = 12;
+
+/// One test at a time, so that a disturbed run is as fast as the undisturbed one that it is timed by.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Process ids of the children of a process.
 fn children(parent: u32) -> Vec<u32> {
@@ -56,14 +64,15 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// Random moments, as parts of what an undisturbed run takes, each within a third of it.
+/// Random moments, as parts of what an undisturbed run takes; together well below the whole.
 fn moments(seconds: f64, seed: u64) -> [Duration; 3] {
     let mut stream = Seeds::new(seed).stream(Axis::Test, &[]);
-    std::array::from_fn(|_| Duration::from_secs_f64(stream.range(0.05, 0.3) * seconds))
+    std::array::from_fn(|_| Duration::from_secs_f64(stream.range(0.05, 0.2) * seconds))
 }
 
 #[test]
 fn kill_9_of_the_run_at_random_moments_changes_no_result() {
+    let _alone = alone();
     let place = Place::with_suite(&suite(EPOCHS, THREE_METHODS, TWO_DATASETS));
     let seconds = undisturbed(&place);
     for moment in moments(seconds, 11) {
@@ -79,6 +88,7 @@ fn kill_9_of_the_run_at_random_moments_changes_no_result() {
 
 #[test]
 fn kill_9_of_a_trials_child_at_random_moments_changes_no_result() {
+    let _alone = alone();
     let place = Place::with_suite(&suite(EPOCHS, THREE_METHODS, TWO_DATASETS));
     let seconds = undisturbed(&place);
     let mut run = start(&place);
@@ -102,6 +112,7 @@ fn kill_9_of_a_trials_child_at_random_moments_changes_no_result() {
 
 #[test]
 fn a_killed_child_is_a_failed_trial_and_the_grid_goes_on() {
+    let _alone = alone();
     let place = Place::with_suite(&suite(40, "[methods.ce]\nce = {}\n", TWO_DATASETS));
     let mut run = start(&place);
     let victim = (0..400)
@@ -120,6 +131,7 @@ fn a_killed_child_is_a_failed_trial_and_the_grid_goes_on() {
 
 #[test]
 fn an_interrupted_run_says_that_trials_are_outstanding_and_goes_on_from_its_checkpoint() {
+    let _alone = alone();
     let place = Place::with_suite(&suite(400, "[methods.cotap]\ncotap = { hidden = 16, output = 8 }\n", TWO_DATASETS));
     let run = place.command("run", &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = (0..1000).any(|_| {
