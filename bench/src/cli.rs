@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
+use crate::commands::export::ExportArguments;
+use crate::commands::import::ImportArguments;
 use crate::error::{ExpectedError, exit};
 
 /// A reproducibility benchmark for metric-learning losses on ultra-fine-grained images.
@@ -13,9 +15,9 @@ use crate::error::{ExpectedError, exit};
 /// where it stopped.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
-#[command(after_help = "Exit codes: 0 done · 2 usage or suite file invalid · 3 environment (data, device, disk) · \
-                        4 nothing selected · 5 trials outstanding (interrupted) · 10 some trials failed · \
-                        30 numerics outside tolerance")]
+#[command(after_help = "Exit codes: 0 done · 2 usage or suite file invalid · 3 environment (weights, data, network, \
+                        device, disk) · 4 nothing selected · 5 trials outstanding (interrupted) · 10 some trials \
+                        failed · 30 numerics outside tolerance")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -41,6 +43,9 @@ pub(crate) struct RunArguments {
     /// Trials at a time, which share the cores
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: u16,
+    /// Use no network: what is not in the cache is an error (as with HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub(crate) offline: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +62,22 @@ enum Command {
         #[arg(long, value_name = "EXPR")]
         only: Vec<String>,
     },
+    /// Fetch and verify what a suite needs from the Hugging Face Hub, and pin it in bench.lock beside the suite file
+    Fetch {
+        /// Name of a suite or path of a suite file
+        #[arg(long, value_name = "NAME|FILE")]
+        suite: String,
+        /// Only what the trials that match need
+        #[arg(long, value_name = "EXPR")]
+        only: Vec<String>,
+        /// Use no network: only verify what is in the cache
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Import the images of UFG subsets from the official archives or the mirror's files, and verify them
+    Import(ImportArguments),
+    /// Write generated stand-ins of the UFG subsets, as the mirror's files and as official archives
+    Export(ExportArguments),
     /// Rebuild results.csv, summary.csv and report.md from the records of a run
     Report {
         /// Run directory
@@ -69,9 +90,12 @@ enum Command {
     },
     /// Compare the kernels, losses and metrics of this build with oracle files
     Verify {
-        /// Folder of oracle files [default: the set in the binary]
+        /// Folder of oracle files [default: the sets in the binary]
         #[arg(long, value_name = "DIR")]
         oracles: Option<PathBuf>,
+        /// Folder of parity files of backbones [default: the sets in the binary]
+        #[arg(long, value_name = "DIR")]
+        backbones: Option<PathBuf>,
         /// The dtypes of the tensors
         #[arg(long, value_enum, default_value_t = Dtype::Both)]
         dtype: Dtype,
@@ -122,10 +146,13 @@ impl Cli {
         match self.command {
             None => commands::run::run(&self.run),
             Some(Command::Plan { suite, out, only }) => commands::plan::plan(&suite, out, &only),
+            Some(Command::Fetch { suite, only, offline }) => commands::fetch::fetch(&suite, &only, offline),
+            Some(Command::Import(arguments)) => commands::import::import(&arguments),
+            Some(Command::Export(arguments)) => commands::export::export(&arguments),
             Some(Command::Report { run }) => commands::report::report(&run),
             Some(Command::Status { run }) => commands::status::status(&run),
-            Some(Command::Verify { oracles, dtype, device, csv }) => {
-                commands::verify::verify(oracles.as_deref(), dtype, &device, csv.as_deref())
+            Some(Command::Verify { oracles, backbones, dtype, device, csv }) => {
+                commands::verify::verify(oracles.as_deref(), backbones.as_deref(), dtype, &device, csv.as_deref())
             }
             Some(Command::List { what }) => {
                 commands::list::list(what);

@@ -46,6 +46,25 @@ pub(crate) enum ExpectedError {
         /// Why not.
         source: datasets::DatasetError,
     },
+    /// Images cannot be imported or exported.
+    #[error("{0}")]
+    Images(#[from] datasets::DatasetError),
+    /// A file of the Hugging Face Hub is not there.
+    #[error("{source}")]
+    Hub {
+        /// The suite that needs it; empty where it is not known.
+        suite: String,
+        /// Why not.
+        source: Box<hub::HubError>,
+    },
+    /// Weights that cannot be used.
+    #[error("weights of backbone `{backbone}`: {reason}")]
+    Weights {
+        /// The backbone's name in the suite.
+        backbone: String,
+        /// Why not.
+        reason: String,
+    },
     /// A file or folder of the run cannot be used.
     #[error("cannot {action} {path}: {source}")]
     File {
@@ -108,13 +127,21 @@ pub(crate) enum ExpectedError {
 }
 
 impl ExpectedError {
+    /// An error of the Hub where the suite is not at hand.
+    pub(crate) fn hub(source: hub::HubError) -> Self {
+        Self::Hub { suite: String::new(), source: Box::new(source) }
+    }
+
     /// The exit code, see `docs/FORMAT.md`.
     pub(crate) fn exit_code(&self) -> i32 {
         match self {
             Self::Suite(error) => error.exit_code(),
             Self::Usage { .. } => exit::USAGE,
-            Self::Dataset { source, .. } if source.is_configuration() => exit::USAGE,
+            Self::Dataset { source, .. } | Self::Images(source) if source.is_configuration() => exit::USAGE,
             Self::Dataset { .. }
+            | Self::Images(_)
+            | Self::Hub { .. }
+            | Self::Weights { .. }
             | Self::File { .. }
             | Self::Journal(_)
             | Self::Locked { .. }
@@ -134,8 +161,14 @@ impl ExpectedError {
             Self::Usage { hint, .. } | Self::RunDirectory { hint, .. } | Self::NothingSelected { hint, .. } => {
                 hint.clone()
             }
-            Self::Dataset { source, .. } => source.hint().into(),
+            Self::Dataset { source, .. } | Self::Images(source) => source.hint().into(),
             Self::Oracle(error) => error.hint(),
+            Self::Hub { suite, source } => hub_hint(suite, source),
+            Self::Weights { .. } => {
+                "weights are timm's, of an architecture that `bench list backbones` names; give another \
+                                     `repo` or `revision`"
+                    .into()
+            }
             Self::File { source, .. } | Self::Journal(JournalError::Io { source, .. }) => file_hint(source),
             Self::Journal(_) | Self::Report(_) => {
                 "the file was changed by hand or by another version; mend or move it, nothing was overwritten".into()
@@ -163,6 +196,52 @@ fn named(name: &str, source: &datasets::DatasetError) -> String {
     let text = source.to_string();
     let prefix = format!("dataset `{name}`: ");
     if text.starts_with(&prefix) { text } else { prefix + &text }
+}
+
+/// What to do about an error of the Hugging Face Hub or its cache.
+fn hub_hint(suite: &str, source: &hub::HubError) -> String {
+    use hub::{HubError as Hub, Reason};
+    let suite = if suite.is_empty() { "S" } else { suite };
+    match source {
+        Hub::NotCached { .. } => format!(
+            "`bench fetch --suite {suite}` fetches it where there is a network; HF_HOME and HF_HUB_CACHE say where the cache is"
+        ),
+        Hub::RepoNotFound { .. } | Hub::RevisionNotFound { .. } | Hub::FileNotFound { .. } => {
+            "check `repo` and `revision` in the suite file; a private repository needs HF_TOKEN".into()
+        }
+        Hub::Unauthorised { endpoint, repo, gated, .. } => {
+            let terms = if *gated { format!("accept the terms at {endpoint}/{repo}, then ") } else { String::new() };
+            format!("{terms}set HF_TOKEN to a token of an account that may read it")
+        }
+        Hub::Exhausted { reason: Reason::RateLimited { .. }, .. } => {
+            "wait a while; with HF_TOKEN set the Hub allows more. The same command goes on where it stopped".into()
+        }
+        Hub::Exhausted { .. } => {
+            "check the network, HF_ENDPOINT and the proxy; the same command goes on where it stopped. \
+                                  `--offline` uses what is in the cache"
+                .into()
+        }
+        Hub::Checksum { .. } => {
+            "nothing of it was kept; something between here and the Hub changes what it sends, such as a \
+                                 proxy. Try again, or another network"
+                .into()
+        }
+        Hub::PinMismatch { .. } => {
+            "bench.lock beside the suite file pins what was fetched first. To take the new content, \
+                                    remove the file's entry there and fetch again; its records are then new ones"
+                .into()
+        }
+        Hub::CacheDamaged { .. } => format!("delete that file, then `bench fetch --suite {suite}` fetches it anew"),
+        Hub::Protocol { .. } => "check HF_ENDPOINT and the proxy".into(),
+        Hub::Name { .. } => "correct it in the suite file".into(),
+        Hub::Setting { setting, .. } => format!("correct {setting}, or unset it"),
+        Hub::Disk { .. } => {
+            "check the path, its permissions and the disk; HF_HOME and HF_HUB_CACHE say where the cache \
+                             is. The same command goes on where it stopped"
+                .into()
+        }
+        Hub::Lock { .. } => "mend it, or take it from version control; nothing was overwritten".into(),
+    }
 }
 
 /// What to do about an input or output error.

@@ -4,6 +4,7 @@ mod cli;
 mod clock;
 mod commands;
 mod display;
+mod download;
 mod environment;
 mod error;
 mod files;
@@ -15,6 +16,7 @@ mod suite;
 mod talk;
 mod trial;
 mod verify;
+mod weights;
 
 use clap::Parser;
 

@@ -4,17 +4,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use backbones::BackboneConfig;
-use datasets::{Dataset, DatasetConfig};
+use backbones::{BackboneConfig, Freeze};
+use datasets::{Dataset, DatasetConfig, DatasetError};
 use indexmap::IndexMap;
 use losses::MethodConfig;
 use records::identity::{cell_id, trial_id};
-use records::{RESULTS_VERSION, Record};
+use records::{Digest, RESULTS_VERSION, Record};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::ExpectedError;
 use crate::suite::{Protocol, Suite};
+use crate::weights::ReadyBackbone;
 
 /// What a plan needs to know of a dataset.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,15 @@ impl From<&Dataset> for DatasetSummary {
     }
 }
 
+/// The weights that a trial begins with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TrialWeights {
+    /// The `model.safetensors`.
+    pub(crate) path: PathBuf,
+    /// Its SHA-256.
+    pub(crate) sha256: Digest,
+}
+
 /// One trial: what a child process is told to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Trial {
@@ -64,6 +74,10 @@ pub(crate) struct Trial {
     pub(crate) dataset_config: DatasetConfig,
     /// Settings of the backbone.
     pub(crate) backbone_config: BackboneConfig,
+    /// How much of the backbone is not trained.
+    pub(crate) freeze: Freeze,
+    /// What the backbone begins with; random values if there is none.
+    pub(crate) weights: Option<TrialWeights>,
     /// The protocol.
     pub(crate) protocol: Protocol,
     /// Digest that the dataset had when the trial was planned.
@@ -85,43 +99,80 @@ pub(crate) struct Plan {
     pub(crate) datasets: IndexMap<String, DatasetSummary>,
 }
 
-/// The suite's datasets that can be read (without decoding images), and a notice for each that cannot. One that is
-/// `needed` must be readable.
-pub(crate) fn read_datasets(
-    suite: &Suite,
-    needed: impl Fn(&str) -> bool,
-) -> Result<(IndexMap<String, DatasetSummary>, Vec<String>), ExpectedError> {
-    let (mut found, mut notices) = (IndexMap::new(), Vec::new());
+/// What is there of a suite's datasets.
+#[derive(Debug, Default)]
+pub(crate) struct FoundDatasets {
+    /// Those that can be read.
+    pub(crate) ready: IndexMap<String, DatasetSummary>,
+    /// Those that have to be fetched or imported first, and what says so.
+    pub(crate) missing: IndexMap<String, DatasetError>,
+    /// What is wrong with those that are not needed.
+    pub(crate) notices: Vec<String>,
+}
+
+impl FoundDatasets {
+    /// Refuses where something is missing.
+    pub(crate) fn complete(mut self) -> Result<Self, ExpectedError> {
+        match self.missing.shift_remove_index(0) {
+            Some((name, source)) => Err(ExpectedError::Dataset { name, source }),
+            None => Ok(self),
+        }
+    }
+}
+
+/// Reads the suite's datasets, without decoding images. One that is `needed` must be readable, or still to be imported.
+pub(crate) fn read_datasets(suite: &Suite, needed: impl Fn(&str) -> bool) -> Result<FoundDatasets, ExpectedError> {
+    let mut found = FoundDatasets::default();
     for (name, config) in &suite.datasets {
         match datasets::load(name, config, &suite.base) {
             Ok(dataset) => {
-                found.insert(name.clone(), DatasetSummary::from(&dataset));
+                found.ready.insert(name.clone(), DatasetSummary::from(&dataset));
+            }
+            Err(source @ (DatasetError::NotImported { .. } | DatasetError::NoDataDirectory { .. })) if needed(name) => {
+                found.missing.insert(name.clone(), source);
             }
             Err(source) => {
                 let error = ExpectedError::Dataset { name: name.clone(), source };
                 if needed(name) {
                     return Err(error);
                 }
-                notices.push(format!("{error}; it is not selected, and its trials are left out of the plan"));
+                found.notices.push(format!("{error}; it is not selected, and its trials are left out of the plan"));
             }
         }
     }
-    Ok((found, notices))
+    Ok(found)
 }
 
-/// The plan of a suite whose datasets are these.
-pub(crate) fn plan(suite: &Suite, datasets: IndexMap<String, DatasetSummary>) -> Plan {
+/// The configuration of a cell, from which its id is derived. Weights and freezing are left out where there are none, so
+/// that cells from before there were any keep their ids.
+fn configuration(method: &MethodConfig, backbone: &ReadyBackbone, dataset: &DatasetSummary) -> Value {
+    let mut config = json!({
+        "results_version": RESULTS_VERSION,
+        "method": to_value(&method.resolved()),
+        "backbone": to_value(&backbone.config),
+        "protocol": to_value(&backbone.protocol),
+        "dataset": dataset.digest,
+    });
+    if let Some(weights) = &backbone.weights {
+        config["weights"] = to_value(&weights.sha256);
+    }
+    if backbone.freeze != Freeze::None {
+        config["freeze"] = to_value(&backbone.freeze);
+    }
+    config
+}
+
+/// The plan of a suite with the datasets and backbones that are there.
+pub(crate) fn plan(
+    suite: &Suite,
+    datasets: IndexMap<String, DatasetSummary>,
+    backbones: &IndexMap<String, ReadyBackbone>,
+) -> Plan {
     let mut trials = Vec::new();
     for (dataset, dataset_config) in suite.datasets.iter().filter(|(name, _)| datasets.contains_key(*name)) {
-        for (backbone, backbone_config) in &suite.backbones {
+        for (backbone, ready) in backbones {
             for (method, method_config) in &suite.methods {
-                let config = json!({
-                    "results_version": RESULTS_VERSION,
-                    "method": to_value(&method_config.resolved()),
-                    "backbone": to_value(backbone_config),
-                    "protocol": to_value(&suite.protocol),
-                    "dataset": datasets[dataset].digest,
-                });
+                let config = configuration(method_config, ready, &datasets[dataset]);
                 let cell = cell_id(method, dataset, backbone, &config);
                 trials.extend(suite.seeds.iter().map(|&seed| Trial {
                     id: trial_id(&cell, seed),
@@ -132,8 +183,10 @@ pub(crate) fn plan(suite: &Suite, datasets: IndexMap<String, DatasetSummary>) ->
                     seed,
                     method_config: method_config.resolved(),
                     dataset_config: dataset_config.clone(),
-                    backbone_config: backbone_config.clone(),
-                    protocol: suite.protocol.clone(),
+                    backbone_config: ready.config.clone(),
+                    freeze: ready.freeze,
+                    weights: ready.weights.clone(),
+                    protocol: ready.protocol.clone(),
                     dataset_digest: datasets[dataset].digest.clone(),
                     base: suite.base.clone(),
                     checkpoint_epochs: suite.checkpoint_epochs,
@@ -254,6 +307,13 @@ pub(crate) mod tests {
         suite.datasets.keys().map(|name| (name.clone(), summary(name))).collect()
     }
 
+    /// The suite's plan, as if its datasets were there. It has no weights.
+    pub(crate) fn planned(suite: &Suite) -> Plan {
+        let found = crate::weights::find(suite, |_| true).unwrap();
+        assert!(found.missing.is_empty());
+        plan(suite, summaries(suite), &found.ready)
+    }
+
     pub(crate) fn record_of(trial: &Trial, attempt: u32, status: Status) -> Record {
         Record {
             format: RECORD_FORMAT,
@@ -285,7 +345,7 @@ pub(crate) mod tests {
         reversed.methods.reverse();
         reversed.datasets.reverse();
         let ids = |s: &Suite| {
-            let mut ids: Vec<String> = plan(s, summaries(s)).trials.into_iter().map(|t| t.id).collect();
+            let mut ids: Vec<String> = planned(s).trials.into_iter().map(|t| t.id).collect();
             ids.sort();
             ids
         };
@@ -299,10 +359,10 @@ pub(crate) mod tests {
     #[test]
     fn what_changes_a_number_changes_the_id_and_says_why() {
         let suite = smoke();
-        let before = plan(&suite, summaries(&suite));
+        let before = planned(&suite);
         let mut other = suite.clone();
         other.protocol.epochs += 1;
-        let after = plan(&other, summaries(&other));
+        let after = planned(&other);
         assert!(before.trials.iter().zip(&after.trials).all(|(a, b)| a.cell != b.cell));
         let stale = record_of(&before.trials[0], 1, Status::Done);
         let (old, new) = (suite.protocol.epochs, other.protocol.epochs);
@@ -310,16 +370,16 @@ pub(crate) mod tests {
         assert_eq!(why_stale(&stale, &before), None);
         other = suite.clone();
         other.methods.shift_remove("ce");
-        let fewer = plan(&other, summaries(&other));
+        let fewer = planned(&other);
         assert_eq!(why_stale(&stale, &fewer), Some("the plan has no method `ce`".into()));
         other = suite.clone();
         other.seeds = vec![1];
-        let reseeded = plan(&other, summaries(&other));
+        let reseeded = planned(&other);
         assert_eq!(why_stale(&stale, &reseeded), Some("42 is no seed of the suite".into()));
         // How often checkpoints are written changes no number.
         other = suite.clone();
         other.checkpoint_epochs += 1;
-        assert_eq!(plan(&other, summaries(&other)).trials[0].cell, before.trials[0].cell);
+        assert_eq!(planned(&other).trials[0].cell, before.trials[0].cell);
     }
 
     #[test]
@@ -329,7 +389,7 @@ pub(crate) mod tests {
         assert_ne!(text, written);
         let parse = |text: &str| Suite::parse("ufg-smoke", "x", text, std::path::Path::new(".")).unwrap();
         let (a, b) = (parse(&text), parse(&written));
-        let cells = |s: &Suite| plan(s, summaries(s)).trials.into_iter().map(|t| t.cell).collect::<Vec<_>>();
+        let cells = |s: &Suite| planned(s).trials.into_iter().map(|t| t.cell).collect::<Vec<_>>();
         assert_eq!(cells(&a), cells(&b));
     }
 
@@ -338,7 +398,7 @@ pub(crate) mod tests {
         #[test]
         fn outstanding_is_what_has_no_final_record(history in prop::collection::vec((0usize..5, 0usize..3), 0..20)) {
             let suite = smoke();
-            let plan = plan(&suite, summaries(&suite));
+            let plan = planned(&suite);
             let mut records = records::journal::Records::default();
             let mut last: BTreeMap<usize, (u32, bool)> = BTreeMap::new();
             for (which, how) in history {

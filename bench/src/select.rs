@@ -30,12 +30,18 @@ impl Selection {
         self.any_of.is_empty() || self.any_of.iter().any(|all| all.iter().all(|(key, p)| holds(key, p, trial)))
     }
 
+    /// True if a trial with these values, each with its key, can be selected.
+    pub(crate) fn may_select(&self, values: &[(&str, &str)]) -> bool {
+        let fits = |(key, patterns): &(String, Vec<String>)| {
+            let value = values.iter().find(|(known, _)| known == key);
+            value.is_none_or(|(_, value)| patterns.iter().any(|pattern| matches(pattern, value)))
+        };
+        self.any_of.is_empty() || self.any_of.iter().any(|all| all.iter().all(fits))
+    }
+
     /// True if a trial of the dataset can be selected.
     pub(crate) fn may_select_dataset(&self, name: &str) -> bool {
-        let may = |all: &Vec<(String, Vec<String>)>| {
-            all.iter().all(|(key, patterns)| key != "dataset" || patterns.iter().any(|p| matches(p, name)))
-        };
-        self.any_of.is_empty() || self.any_of.iter().any(may)
+        self.may_select(&[("dataset", name)])
     }
 
     /// The patterns that match nothing among the trials, as `key=pattern`: misspelt, most likely.
@@ -125,11 +131,11 @@ fn matches(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{plan, tests as fixtures};
+    use crate::plan::tests as fixtures;
 
     fn count(expressions: &[&str]) -> Result<usize, ExpectedError> {
         let suite = fixtures::smoke();
-        let plan = plan(&suite, fixtures::summaries(&suite));
+        let plan = fixtures::planned(&suite);
         let expressions: Vec<String> = expressions.iter().map(|s| (*s).to_owned()).collect();
         Ok(Selection::parse(&expressions)?.apply(&plan.trials)?.len())
     }
@@ -157,10 +163,13 @@ mod tests {
     #[test]
     fn a_pattern_that_matches_nothing_is_found() {
         let suite = fixtures::smoke();
-        let trials = plan(&suite, fixtures::summaries(&suite)).trials;
+        let trials = fixtures::planned(&suite).trials;
         let selection = Selection::parse(&["method=ce|tripplet,dataset=soy*".to_owned()]).unwrap();
         assert_eq!(selection.idle_patterns(&trials), ["method=tripplet"]);
         assert!(selection.may_select_dataset("soygene") && !selection.may_select_dataset("cotton80"));
+        let two = Selection::parse(&["method=ce,backbone=n*".to_owned(), "method=dsot".to_owned()]).unwrap();
+        assert!(two.may_select(&[("backbone", "wide")]) && !two.may_select(&[("backbone", "wide"), ("method", "ce")]));
+        assert!(two.may_select(&[("backbone", "narrow"), ("method", "ce")]));
     }
 
     #[test]

@@ -15,7 +15,7 @@ fn misspelt_names_are_exit_2_with_file_line_column_and_the_accepted_names() {
         ("pac-mcl-bw = {", "pac-mcl = {", ["tiny.toml:21:1:", "unknown variant `pac-mcl`", "`pac-mcl-bw`"]),
         ("generated = {", "generatd = {", ["tiny.toml:27:1:", "unknown variant `generatd`", "`parquet`"]),
         ("parts = 2", "part = 2", ["tiny.toml:21:16:", "unknown field `part`", "`parts`"]),
-        ("resnet = {", "resnett = {", ["tiny.toml:15:1:", "unknown variant `resnett`", "`resnet`"]),
+        ("resnet = {", "resnett = {", ["tiny.toml:15:1:", "unknown field `resnett`", "`resnet`"]),
         ("classes = 4", "classes = \"4\"", ["tiny.toml:27:25:", "invalid type: string", "expected"]),
         ("seeds = [7]", "seeds = [7, 7]", ["tiny.toml:2:9:", "`seeds`", "twice"]),
         ("epochs = 1", "epochs = 0", ["tiny.toml:8:1:", "`protocol.epochs`", "1 to 100000"]),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::model::Split;
+use crate::ufg::{Subset, UfgId};
 
 /// Whose business an error is. The command maps the kinds to exit codes and record statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,6 +145,96 @@ pub enum DatasetError {
         /// The first test image of the class.
         place: String,
     },
+    /// A line, an entry or a row of a source cannot be used.
+    #[error("{path}: {place}: {reason}")]
+    Entry {
+        /// The file or folder.
+        path: PathBuf,
+        /// The line, entry or row in it.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file or folder that is no source of a subset.
+    #[error("{path}: {reason}")]
+    Unrecognised {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A source that does not hold what its subset consists of.
+    #[error("{path} is not `{subset}`:\n{table}")]
+    Counts {
+        /// The file or folder.
+        path: PathBuf,
+        /// The subset.
+        subset: Subset,
+        /// Expected and found, a line each.
+        table: String,
+    },
+    /// A stand-in in place of the subset, or the other way round.
+    #[error("{path}: {reason}")]
+    StandIn {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is there and what was asked for.
+        reason: String,
+    },
+    /// A subset that is not in the data directory.
+    #[error("`{subset}` has not been imported{}: there is no {path}", if *stand_in { " as a stand-in" } else { "" })]
+    NotImported {
+        /// The subset.
+        subset: Subset,
+        /// True if its stand-in was asked for.
+        stand_in: bool,
+        /// The manifest that was looked for.
+        path: PathBuf,
+    },
+    /// No data directory is known.
+    #[error("there is no data directory in which to look for `{id}`")]
+    NoDataDirectory {
+        /// The dataset.
+        id: UfgId,
+    },
+    /// An import that is damaged or of another version.
+    #[error("{path}: {reason}")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another content was imported before.
+    #[error("{path} was imported from other images: its digest is {old}, that of {from} is {new}")]
+    Different {
+        /// The import.
+        path: PathBuf,
+        /// Its digest.
+        old: String,
+        /// The new source.
+        from: PathBuf,
+        /// The digest of its content.
+        new: String,
+    },
+    /// The pixels of a cache are not what was written.
+    #[error("cache of decoded images {path}: {reason}")]
+    CacheDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// An image cannot be decoded.
     #[error("{place}: {reason}")]
     Image {
@@ -169,7 +260,14 @@ impl DatasetError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Setting { .. } => ErrorKind::Configuration,
-            Self::NotFound { .. } | Self::Read { .. } | Self::Changed { .. } => ErrorKind::Missing,
+            Self::NotFound { .. }
+            | Self::Read { .. }
+            | Self::Changed { .. }
+            | Self::NotImported { .. }
+            | Self::NoDataDirectory { .. }
+            | Self::Store { .. }
+            | Self::CacheDamaged { .. }
+            | Self::Write { .. } => ErrorKind::Missing,
             Self::Parquet { .. }
             | Self::MissingColumn { .. }
             | Self::ColumnType { .. }
@@ -177,6 +275,11 @@ impl DatasetError {
             | Self::NotText { .. }
             | Self::UnknownSplit { .. }
             | Self::MissingFolder { .. }
+            | Self::Entry { .. }
+            | Self::Unrecognised { .. }
+            | Self::Counts { .. }
+            | Self::StandIn { .. }
+            | Self::Different { .. }
             | Self::EmptySplit { .. }
             | Self::OneClass { .. }
             | Self::UntrainedClass { .. } => ErrorKind::Content,
@@ -197,6 +300,7 @@ impl DatasetError {
     /// What the user can do.
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::Setting { key, .. } if key.starts_with("--") => "give the option another value",
             Self::Setting { .. } => "correct the value in the suite file",
             Self::NotFound { .. } => {
                 "relative paths are looked up beside the suite file, then in the current folder; correct `path` or put \
@@ -219,6 +323,35 @@ impl DatasetError {
             Self::EmptySplit { .. } => "a dataset needs train images to learn from and test images to be judged on",
             Self::OneClass { .. } => "a dataset needs at least two classes",
             Self::UntrainedClass { .. } => "give the class train images, or leave its test images out",
+            Self::Entry { .. } => "get the file again from its source; nothing was imported",
+            Self::Unrecognised { hint, .. } => hint,
+            Self::Counts { .. } => {
+                "only the whole, unchanged subset is imported under its id; use `parquet`, `folder` or `anno` for data of \
+                 your own"
+            }
+            Self::StandIn { .. } => {
+                "stand-ins are made by `bench export`, imported with `bench import --stand-in`, and used by datasets with \
+                 `stand_in = true`; none of them mixes with the real subsets"
+            }
+            Self::NotImported { stand_in: false, .. } => {
+                "`bench fetch --suite S` downloads it, `bench import PATH` takes the official archive or the mirror's \
+                 parquet file"
+            }
+            Self::NotImported { stand_in: true, .. } => {
+                "`bench export` makes stand-ins, `bench import --stand-in` imports them"
+            }
+            Self::NoDataDirectory { .. } => "set UFG_BENCH_DATA to a directory for imported datasets",
+            Self::Store { .. } => "import the subset again with `bench import --replace PATH`",
+            Self::Different { .. } => {
+                "`--replace` puts the new one in its place; what was trained on the old one stays apart"
+            }
+            Self::CacheDamaged { .. } => {
+                "run again: the file was removed (if it is still there, delete it) and will be built anew; check the disk \
+                 if this happens twice"
+            }
+            Self::Write { .. } => {
+                "check that you may write there and that there is room; nothing half-written was left"
+            }
             Self::Image { .. } => "replace the image, or remove it from the dataset",
             Self::Changed { .. } => "leave the files of a dataset alone while a suite runs, then start again",
         }

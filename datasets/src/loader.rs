@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use random::Seeds;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::augment::AugmentConfig;
-use crate::decode::DecodedSet;
-use crate::views::{EvalConfig, Normalise, WantViews, eval_view, train_views};
+use crate::decoded_set::DecodedSet;
+use crate::error::DatasetError;
+use crate::views::{EvalConfig, Normalise, Scratch, Targets, TrainPlan, write_eval_view, write_train_views};
 
-/// Batches that may wait for the consumer.
+/// Batches that may wait for the consumer. A third may be finished and a fourth with the consumer: four batches is the
+/// most memory that a loader takes.
 const DEPTH: usize = 2;
+
+/// A batch, or why there is none.
+type Made = Result<ViewBatch, DatasetError>;
 
 /// A batch of `B` images.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,23 +33,6 @@ pub struct ViewBatch {
     pub teacher: Option<Vec<f32>>,
 }
 
-/// What training views are made with.
-#[derive(Debug, Clone)]
-pub struct TrainPlan {
-    /// Augmentation.
-    pub augment: AugmentConfig,
-    /// Side of the views.
-    pub size: usize,
-    /// Normalisation.
-    pub norm: Normalise,
-    /// Root of the streams.
-    pub seeds: Seeds,
-    /// The epoch, which enters the streams.
-    pub epoch: u64,
-    /// Which views to make.
-    pub want: WantViews,
-}
-
 /// What evaluation views are made with.
 #[derive(Debug, Clone)]
 pub struct EvalPlan {
@@ -58,12 +44,15 @@ pub struct EvalPlan {
     pub norm: Normalise,
 }
 
-/// An iterator over batches, in the order given. A thread of its own makes up to two batches ahead, the images of a
+/// An iterator over batches, in the order given. A thread of its own makes up to three batches ahead, the images of a
 /// batch in parallel on a rayon pool. What comes out does not depend on the number of workers. Dropping the loader
 /// in the middle stops the thread after the batch it is making.
+///
+/// An image that cannot be had ([`DecodedSet::image`]) is an error in place of its batch, that of the first such image
+/// of the batch, and the last thing that comes.
 #[derive(Debug)]
 pub struct Loader {
-    batches: Option<Receiver<ViewBatch>>,
+    batches: Option<Receiver<Made>>,
     thread: Option<JoinHandle<()>>,
     left: usize,
 }
@@ -88,7 +77,7 @@ impl Loader {
     fn start(
         batches: Vec<Vec<usize>>,
         pool: Option<Arc<ThreadPool>>,
-        make: impl Fn(Vec<usize>) -> ViewBatch + Send + Sync + 'static,
+        make: impl Fn(Vec<usize>) -> Made + Send + Sync + 'static,
     ) -> Self {
         let (sender, receiver) = sync_channel(DEPTH);
         let left = batches.len();
@@ -98,7 +87,8 @@ impl Loader {
                     Some(pool) => pool.install(|| make(indices)),
                     None => make(indices),
                 };
-                if sender.send(batch).is_err() {
+                let failed = batch.is_err();
+                if sender.send(batch).is_err() || failed {
                     return;
                 }
             }
@@ -108,11 +98,11 @@ impl Loader {
 }
 
 impl Iterator for Loader {
-    type Item = ViewBatch;
+    type Item = Made;
 
-    fn next(&mut self) -> Option<ViewBatch> {
+    fn next(&mut self) -> Option<Made> {
         if let Ok(batch) = self.batches.as_ref()?.recv() {
-            self.left -= 1;
+            self.left = if batch.is_ok() { self.left - 1 } else { 0 };
             return Some(batch);
         }
         // The thread is done, or has panicked: an epoch must not end early without a word.
@@ -141,27 +131,29 @@ impl Drop for Loader {
     }
 }
 
-fn train_batch(set: &DecodedSet, indices: Vec<usize>, plan: &TrainPlan) -> ViewBatch {
+fn train_batch(set: &DecodedSet, indices: Vec<usize>, plan: &TrainPlan) -> Made {
     let stride = 3 * plan.size * plan.size;
     let mut anchor = vec![0.0f32; indices.len() * stride];
     let mut positive = plan.want.positive.then(|| vec![0.0f32; indices.len() * stride]);
     let mut teacher = plan.want.teacher.then(|| vec![0.0f32; indices.len() * stride]);
     let positives = split(positive.as_deref_mut(), stride, indices.len());
     let teachers = split(teacher.as_deref_mut(), stride, indices.len());
-    let targets: Vec<_> = anchor.chunks_exact_mut(stride).zip(positives).zip(teachers).collect();
-    indices.par_iter().zip(targets).for_each(|(&index, ((anchor, positive), teacher))| {
-        let TrainPlan { augment, size, norm, seeds, epoch, want } = plan;
-        let image = &set.images()[index];
-        let views = train_views(image, augment, *size, norm, *seeds, *epoch, index as u64, *want);
-        anchor.copy_from_slice(&views.anchor);
-        for (target, view) in [(positive, views.positive), (teacher, views.teacher)] {
-            if let (Some(target), Some(view)) = (target, view) {
-                target.copy_from_slice(&view);
-            }
-        }
+    let targets = anchor.chunks_exact_mut(stride).zip(positives).zip(teachers);
+    let targets: Vec<_> = targets.map(|((anchor, positive), teacher)| Targets { anchor, positive, teacher }).collect();
+    let made = indices.par_iter().zip(targets).map_init(Scratch::default, |scratch, (&index, targets)| {
+        write_train_views(set.image(index)?, plan, index as u64, targets, scratch);
+        Ok(())
     });
+    first_error(made)?;
     let labels = indices.iter().map(|&index| set.labels()[index]).collect();
-    ViewBatch { indices, labels, anchor, positive, teacher }
+    Ok(ViewBatch { indices, labels, anchor, positive, teacher })
+}
+
+/// The error with the lowest index, whatever the number of threads.
+fn first_error(made: impl IndexedParallelIterator<Item = Result<(), DatasetError>>) -> Result<(), DatasetError> {
+    let mut results = Vec::new();
+    made.collect_into_vec(&mut results);
+    results.into_iter().collect()
 }
 
 /// One slot an image, or as many times nothing.
@@ -172,14 +164,16 @@ fn split(batch: Option<&mut [f32]>, stride: usize, n: usize) -> Vec<Option<&mut 
     }
 }
 
-fn eval_batch(set: &DecodedSet, indices: Vec<usize>, plan: &EvalPlan) -> ViewBatch {
+fn eval_batch(set: &DecodedSet, indices: Vec<usize>, plan: &EvalPlan) -> Made {
     let stride = 3 * plan.size * plan.size;
     let mut anchor = vec![0.0f32; indices.len() * stride];
-    indices.par_iter().zip(anchor.par_chunks_exact_mut(stride)).for_each(|(&index, target)| {
-        target.copy_from_slice(&eval_view(&set.images()[index], &plan.eval, plan.size, &plan.norm));
+    let made = indices.par_iter().zip(anchor.par_chunks_exact_mut(stride)).map(|(&index, target)| {
+        write_eval_view(set.image(index)?, &plan.eval, plan.size, &plan.norm, target);
+        Ok(())
     });
+    first_error(made)?;
     let labels = indices.iter().map(|&index| set.labels()[index]).collect();
-    ViewBatch { indices, labels, anchor, positive: None, teacher: None }
+    Ok(ViewBatch { indices, labels, anchor, positive: None, teacher: None })
 }
 
 #[cfg(test)]

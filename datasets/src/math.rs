@@ -4,6 +4,8 @@
 //! library, which differs between machines. What is drawn or generated from a seed uses the functions here, so that it
 //! is the same everywhere. Absolute errors are below 1e-14 for arguments of moderate size.
 
+pub(crate) mod wide;
+
 use std::f64::consts::{LN_2, PI, SQRT_2};
 
 /// `sin x`.

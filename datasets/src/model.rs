@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -35,6 +37,15 @@ pub enum ImageSource {
     Bytes(Arc<[u8]>),
     /// In a file of their own.
     Path(PathBuf),
+    /// A part of a file.
+    Slice {
+        /// The file.
+        path: Arc<Path>,
+        /// Where the bytes begin.
+        offset: u64,
+        /// How many there are.
+        length: u64,
+    },
 }
 
 /// One image of a dataset.
@@ -56,17 +67,31 @@ impl Item {
     /// # Errors
     /// [`DatasetError::Read`], and [`DatasetError::Changed`] if the file's content is not what was loaded.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>, DatasetError> {
-        let path = match &self.image {
+        let (path, read) = match &self.image {
             ImageSource::Bytes(bytes) => return Ok(Cow::Borrowed(bytes)),
-            ImageSource::Path(path) => path,
+            ImageSource::Path(path) => (path.as_path(), std::fs::read(path)),
+            ImageSource::Slice { path, offset, length } => (path.as_ref(), read_slice(path, *offset, *length)),
         };
-        let bytes = std::fs::read(path).map_err(|source| DatasetError::Read { path: path.clone(), source })?;
+        let bytes = read.map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
         let found = sha256_hex(&bytes);
         if found != self.sha256 {
             return Err(DatasetError::Changed { place: self.place.clone(), expected: self.sha256.clone(), found });
         }
         Ok(Cow::Owned(bytes))
     }
+}
+
+fn read_slice(path: &Path, offset: u64, length: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let end = offset.checked_add(length).filter(|&end| file.metadata().is_ok_and(|m| end <= m.len()));
+    if end.is_none() {
+        let reason = format!("it ends before byte {offset} + {length}");
+        return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, reason));
+    }
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A dataset: classes, and the images of both splits.
@@ -100,6 +125,11 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// Digest of sorted items.
+    pub(crate) fn digest(&self) -> String {
+        digest(&self.classes, &self.train, &self.test)
+    }
+
     /// Checks and sorts what was found.
     pub(crate) fn finish(mut self, name: &str) -> Result<Dataset, DatasetError> {
         for (split, items) in [(Split::Train, &self.train), (Split::Test, &self.test)] {
@@ -115,7 +145,7 @@ impl Found {
         for items in [&mut self.train, &mut self.test] {
             items.sort_by(|a, b| (a.label, &a.sha256).cmp(&(b.label, &b.sha256)));
         }
-        let digest = digest(&self.classes, &self.train, &self.test);
+        let digest = self.digest();
         let Found { classes, train, test, notices } = self;
         Ok(Dataset { name: name.to_owned(), classes, train, test, digest, notices })
     }
@@ -225,7 +255,7 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| char::from_digit(u32::from(n), 16).unwrap_or('?')).collect()
 }
 

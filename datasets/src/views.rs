@@ -1,13 +1,17 @@
 //! Views: from an 8-bit image to the numbers that a backbone sees.
 
+mod light;
+
 use random::{Axis, Seeds, Stream};
 use serde::{Deserialize, Serialize};
 
+use crate::augment::jitter::Each;
 use crate::augment::{
-    AugmentConfig, CropParams, JitterParams, RotateParams, erase, flip, jitter, random_resized_crop, rotate, shuffle,
+    AugmentConfig, CropParams, RotateParams, erase, flip, jitter, random_resized_crop, rotate, shuffle,
 };
-use crate::decode::Rgb;
+use crate::decode::RgbRef;
 use crate::error::DatasetError;
+use crate::math::wide::wide;
 use crate::resize::{Filter, Fit, Resize};
 
 /// Normalisation of a channel: `(level/255 − mean) / std`.
@@ -47,11 +51,17 @@ impl Normalise {
         Ok(())
     }
 
+    /// A level in `[0, 1]` of one channel, normalised.
+    #[inline(always)]
+    fn value(&self, level: f32, channel: usize) -> f32 {
+        (level - self.mean[channel]) / self.std[channel]
+    }
+
     /// Normalises `[3, S, S]` levels in `[0, 1]` in place.
     pub fn apply(&self, planes: &mut [f32]) {
         let area = planes.len() / 3;
-        for (plane, (mean, std)) in planes.chunks_exact_mut(area.max(1)).zip(self.mean.iter().zip(&self.std)) {
-            plane.iter_mut().for_each(|v| *v = (*v - mean) / std);
+        for (channel, planes) in planes.chunks_exact_mut(area.max(1)).enumerate() {
+            wide(Each { planes, f: |v: f32| self.value(v, channel) });
         }
     }
 }
@@ -117,20 +127,116 @@ struct Geometry {
 }
 
 impl Geometry {
-    fn draw(image: &Rgb, augment: &AugmentConfig, stream: &mut Stream) -> Self {
+    fn draw(image: RgbRef<'_>, augment: &AugmentConfig, stream: &mut Stream) -> Self {
         Self {
             crop: random_resized_crop::draw(image.width, image.height, augment.crop_scale, augment.crop_ratio, stream),
             flip: flip::draw(augment.flip, stream),
             rotate: rotate::draw(augment.rotation, stream),
         }
     }
+}
 
-    fn cut(&self, image: &Rgb, size: usize) -> Rgb {
-        let mut cut = random_resized_crop::apply(image, self.crop, size);
-        if self.flip {
-            flip::apply(&mut cut);
+/// What training views are made with.
+#[derive(Debug, Clone)]
+pub struct TrainPlan {
+    /// Augmentation.
+    pub augment: AugmentConfig,
+    /// Side of the views.
+    pub size: usize,
+    /// Normalisation.
+    pub norm: Normalise,
+    /// Root of the streams.
+    pub seeds: Seeds,
+    /// The epoch, which enters the streams.
+    pub epoch: u64,
+    /// Which views to make.
+    pub want: WantViews,
+}
+
+/// Where the views of an image go, each `[3, S, S]`.
+pub(crate) struct Targets<'a> {
+    pub(crate) anchor: &'a mut [f32],
+    pub(crate) positive: Option<&'a mut [f32]>,
+    pub(crate) teacher: Option<&'a mut [f32]>,
+}
+
+/// Room for the work on a view, used again for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    middle: Vec<u8>,
+    cut: Vec<u8>,
+}
+
+/// The making of one image's views.
+struct Maker<'a> {
+    image: RgbRef<'a>,
+    plan: &'a TrainPlan,
+    item: u64,
+    scratch: &'a mut Scratch,
+}
+
+impl Maker<'_> {
+    fn stream(&self, view: View) -> Stream {
+        self.plan.seeds.stream(Axis::Augment, &[self.plan.epoch, self.item, view as u64])
+    }
+
+    /// What came later than the other draws of a view has a stream beside theirs.
+    fn hue_stream(&self, view: View) -> Stream {
+        self.plan.seeds.stream(Axis::Augment, &[self.plan.epoch, self.item, view as u64, 1])
+    }
+
+    fn cut(&mut self, crop: CropParams) {
+        let Scratch { middle, cut } = &mut *self.scratch;
+        random_resized_crop::apply_into(self.image, crop, self.plan.size, middle, cut);
+    }
+
+    /// Finishes the pixels that were cut: flip, jitter, normalisation, rotation.
+    fn finish(&self, view: View, geometry: &Geometry, draws: &mut Stream, planes: &mut [f32]) {
+        let TrainPlan { augment, size, norm, .. } = self.plan;
+        let size = *size;
+        let jitter = jitter::draw(augment, draws, &mut self.hue_stream(view));
+        let cut = RgbRef { width: size, height: size, data: &self.scratch.cut };
+        light::render(cut, (0, 0, size, size), geometry.flip, &jitter.steps, norm, planes);
+        rotate::apply(planes, size, geometry.rotate);
+    }
+
+    fn anchor_and_teacher(&mut self, anchor: &mut [f32], teacher: Option<&mut [f32]>) {
+        let mut draws = self.stream(View::Anchor);
+        let geometry = Geometry::draw(self.image, &self.plan.augment, &mut draws);
+        self.cut(geometry.crop);
+        self.finish(View::Anchor, &geometry, &mut draws, anchor);
+        if let Some(teacher) = teacher {
+            self.finish(View::Teacher, &geometry, &mut self.stream(View::Teacher), teacher);
         }
-        cut
+    }
+
+    fn positive(&mut self, planes: &mut [f32]) {
+        let (augment, size) = (&self.plan.augment, self.plan.size);
+        let mut draws = self.stream(View::Positive);
+        let geometry = Geometry::draw(self.image, augment, &mut draws);
+        self.cut(geometry.crop);
+        self.finish(View::Positive, &geometry, &mut draws, planes);
+        if let Some(params) = erase::draw(size, augment.erase_area, augment.erase_aspect, &mut draws) {
+            erase::apply(planes, size, params);
+        }
+        if augment.shuffle_grid > 1 {
+            shuffle::apply(planes, size, &shuffle::draw(augment.shuffle_grid, &mut draws));
+        }
+    }
+}
+
+/// Makes the training views of one image; those that `targets` has, whatever `plan` wants.
+pub(crate) fn write_train_views(
+    image: RgbRef<'_>,
+    plan: &TrainPlan,
+    item: u64,
+    targets: Targets<'_>,
+    scratch: &mut Scratch,
+) {
+    let mut maker = Maker { image, plan, item, scratch };
+    maker.anchor_and_teacher(targets.anchor, targets.teacher);
+    if let Some(positive) = targets.positive {
+        maker.positive(positive);
     }
 }
 
@@ -140,64 +246,18 @@ impl Geometry {
 /// others, and the same seed gives every method the same anchors. `item` is the index of the image in its split.
 ///
 /// # Panics
-/// If the image or `size` is 0 pixels.
-#[expect(clippy::too_many_arguments, reason = "a pure function of what determines a view")]
-pub fn train_views(
-    image: &Rgb,
-    augment: &AugmentConfig,
-    size: usize,
-    norm: &Normalise,
-    seeds: Seeds,
-    epoch: u64,
-    item: u64,
-    want: WantViews,
-) -> Views {
-    let stream = |view: View| seeds.stream(Axis::Augment, &[epoch, item, view as u64]);
-    let mut draws = stream(View::Anchor);
-    let geometry = Geometry::draw(image, augment, &mut draws);
-    let cut = geometry.cut(image, size);
-    let anchor = finish(&cut, &jitter::draw(augment, &mut draws), geometry.rotate, norm);
-    let teacher =
-        want.teacher.then(|| finish(&cut, &jitter::draw(augment, &mut stream(View::Teacher)), geometry.rotate, norm));
-    let positive = want.positive.then(|| {
-        let mut draws = stream(View::Positive);
-        let geometry = Geometry::draw(image, augment, &mut draws);
-        let cut = geometry.cut(image, size);
-        let mut planes = finish(&cut, &jitter::draw(augment, &mut draws), geometry.rotate, norm);
-        if let Some(params) = erase::draw(size, augment.erase_area, augment.erase_aspect, &mut draws) {
-            erase::apply(&mut planes, size, params);
-        }
-        if augment.shuffle_grid > 1 {
-            shuffle::apply(&mut planes, size, &shuffle::draw(augment.shuffle_grid, &mut draws));
-        }
-        planes
-    });
-    Views { anchor, positive, teacher }
-}
-
-fn finish(cut: &Rgb, jitter: &JitterParams, rotate: RotateParams, norm: &Normalise) -> Vec<f32> {
-    let mut planes = to_planes(cut, (0, 0, cut.width, cut.height));
-    jitter::apply(&mut planes, jitter);
-    norm.apply(&mut planes);
-    rotate::apply(&mut planes, cut.width, rotate);
-    planes
-}
-
-/// A rectangle of the image as `[3, height, width]` levels in `[0, 1]`.
-fn to_planes(image: &Rgb, (left, top, width, height): (usize, usize, usize, usize)) -> Vec<f32> {
-    let area = width * height;
-    let mut planes = vec![0.0f32; 3 * area];
-    let (red, rest) = planes.split_at_mut(area);
-    let (green, blue) = rest.split_at_mut(area);
-    for y in 0..height {
-        let row = &image.data[((top + y) * image.width + left) * 3..][..width * 3];
-        let out = y * width..(y + 1) * width;
-        let targets = red[out.clone()].iter_mut().zip(&mut green[out.clone()]).zip(&mut blue[out]);
-        for (pixel, ((r, g), b)) in row.chunks_exact(3).zip(targets) {
-            (*r, *g, *b) = (f32::from(pixel[0]) / 255.0, f32::from(pixel[1]) / 255.0, f32::from(pixel[2]) / 255.0);
-        }
-    }
-    planes
+/// If the image or `plan.size` is 0 pixels.
+pub fn train_views(image: RgbRef<'_>, plan: &TrainPlan, item: u64) -> Views {
+    let room = || vec![0.0f32; 3 * plan.size * plan.size];
+    let mut views =
+        Views { anchor: room(), positive: plan.want.positive.then(room), teacher: plan.want.teacher.then(room) };
+    let targets = Targets {
+        anchor: &mut views.anchor,
+        positive: views.positive.as_deref_mut(),
+        teacher: views.teacher.as_deref_mut(),
+    };
+    write_train_views(image, plan, item, targets, &mut Scratch::default());
+    views
 }
 
 /// The view that an image is judged by: short side to `eval.resize` (antialiased), `size`×`size` from the centre,
@@ -205,14 +265,20 @@ fn to_planes(image: &Rgb, (left, top, width, height): (usize, usize, usize, usiz
 ///
 /// # Panics
 /// If `eval.resize < size`; [`EvalConfig::validate`] says so beforehand.
-pub fn eval_view(image: &Rgb, eval: &EvalConfig, size: usize, norm: &Normalise) -> Vec<f32> {
+pub fn eval_view(image: RgbRef<'_>, eval: &EvalConfig, size: usize, norm: &Normalise) -> Vec<f32> {
+    let mut planes = vec![0.0f32; 3 * size * size];
+    write_eval_view(image, eval, size, norm, &mut planes);
+    planes
+}
+
+/// [`eval_view`], into `planes`.
+pub(crate) fn write_eval_view(image: RgbRef<'_>, eval: &EvalConfig, size: usize, norm: &Normalise, planes: &mut [f32]) {
     assert!(eval.resize >= size, "eval_view: a view of {size} pixels from a short side of {}", eval.resize);
     let resize = Resize { size: eval.resize, fit: Fit::ShortSide, filter: eval.filter };
     let resized = resize.apply(image);
     let start = |side: usize| ((side - size) as f64 / 2.0).round_ties_even() as usize;
-    let mut planes = to_planes(&resized, (start(resized.width), start(resized.height), size, size));
-    norm.apply(&mut planes);
-    planes
+    let part = (start(resized.width), start(resized.height), size, size);
+    light::render(resized.as_ref(), part, false, &[], norm, planes);
 }
 
 #[cfg(test)]

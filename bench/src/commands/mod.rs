@@ -1,5 +1,8 @@
 //! The commands, one a file.
 
+pub(crate) mod export;
+pub(crate) mod fetch;
+pub(crate) mod import;
 pub(crate) mod list;
 pub(crate) mod plan;
 pub(crate) mod report;

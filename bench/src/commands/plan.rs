@@ -1,7 +1,11 @@
-//! `bench plan --suite S`: cells and trials, and what is outstanding. Runs nothing, writes nothing.
+//! `bench plan --suite S`: cells and trials, what is outstanding, and what has to be fetched. Runs nothing, fetches
+//! nothing, writes nothing.
 
 use std::path::PathBuf;
 
+use hub::{HubFile, Pins};
+use indexmap::IndexMap;
+use indicatif::HumanBytes;
 use records::journal::{self, Records};
 
 use super::print;
@@ -10,14 +14,20 @@ use crate::error::{ExpectedError, exit};
 use crate::plan::{self, State};
 use crate::select::Selection;
 use crate::suite::Suite;
+use crate::weights::{self, Found};
 
 /// Prints the plan.
 pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result<i32, ExpectedError> {
     let suite = Suite::load(suite)?;
     let selection = Selection::parse(only)?;
-    let (found, unreadable) = plan::read_datasets(&suite, |name| selection.may_select_dataset(name))?;
-    let plan = plan::plan(&suite, found);
-    let selected = selection.apply(&plan.trials)?;
+    let found = plan::read_datasets(&suite, |name| selection.may_select_dataset(name))?;
+    let backbones = weights::find(&suite, |name| selection.may_select(&[("backbone", name)]))?;
+    let plan = plan::plan(&suite, found.ready, &backbones.ready);
+    let waiting = waiting(&suite, &plan, &backbones.missing, &selection);
+    let selected = match selection.apply(&plan.trials) {
+        Err(ExpectedError::NothingSelected { .. }) if waiting > 0 => Vec::new(),
+        selected => selected?,
+    };
     let directory = run_directory(&suite, out);
     let records = if directory.journal().exists() { journal::read(&directory.journal())? } else { Records::default() };
     let latest = records.latest();
@@ -32,7 +42,11 @@ pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result
         );
         data.notices.iter().for_each(|notice| text += &format!("  note: {notice}\n"));
     }
-    unreadable.iter().for_each(|notice| text += &format!("note: {notice}\n"));
+    for (name, why) in &found.missing {
+        text += &format!("dataset {name}: to fetch or import: {why}\n");
+    }
+    text += &of_backbones(&suite, &backbones)?;
+    found.notices.iter().chain(&backbones.notices).for_each(|notice| text += &format!("note: {notice}\n"));
     selection.idle_patterns(&plan.trials).iter().for_each(|p| text += &format!("note: `{p}` matches nothing\n"));
     text.push('\n');
     let mut outstanding = 0;
@@ -57,8 +71,53 @@ pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result
     text += &format!("\n{cells} cells, {} trials, {outstanding} outstanding", selected.len());
     text += &estimate(&latest, &selected, outstanding);
     text.push('\n');
+    if waiting > 0 {
+        text += &format!(
+            "{waiting} more trials wait for what is to be fetched; they have ids after `bench fetch --suite {}`\n",
+            suite.name
+        );
+    }
     print(&text);
     Ok(exit::DONE)
+}
+
+/// Trials that are selected and have no id yet, because the images or weights that enter it are not there.
+fn waiting(suite: &Suite, plan: &plan::Plan, missing: &IndexMap<String, Vec<HubFile>>, selection: &Selection) -> usize {
+    let there =
+        |dataset: &String, backbone: &String| plan.datasets.contains_key(dataset) && !missing.contains_key(backbone);
+    let seeds: Vec<String> = suite.seeds.iter().map(u64::to_string).collect();
+    let mut count = 0;
+    for dataset in suite.datasets.keys() {
+        for backbone in suite.backbones.keys().filter(|backbone| !there(dataset, backbone)) {
+            for method in suite.methods.keys() {
+                let of = |seed: &&String| {
+                    let names = [("method", method), ("dataset", dataset), ("backbone", backbone), ("seed", *seed)];
+                    selection.may_select(&names.map(|(key, name)| (key, name.as_str())))
+                };
+                count += seeds.iter().filter(of).count();
+            }
+        }
+    }
+    count
+}
+
+/// Lines about the weights: what is there, and what has to be fetched, with sizes where the lock knows them.
+fn of_backbones(suite: &Suite, backbones: &Found) -> Result<String, ExpectedError> {
+    let mut text = String::new();
+    let pins = Pins::read(&suite.lock()).map_err(ExpectedError::hub)?;
+    for (name, backbone) in &suite.backbones {
+        if let Some(files) = backbones.missing.get(name) {
+            for file in files {
+                let size = pins.get(file).map_or("size unknown".to_owned(), |pin| HumanBytes(pin.size).to_string());
+                text += &format!("backbone {name}: to fetch: {file}, {size}\n");
+            }
+        } else if let (Some(ready), Some(weights)) = (backbones.ready.get(name), &backbone.weights)
+            && let Some(found) = &ready.weights
+        {
+            text += &format!("backbone {name}: weights of {}, SHA-256 {}…\n", weights.repo, found.sha256.short());
+        }
+    }
+    Ok(text)
 }
 
 /// How long the outstanding trials may take, from the trials of this run that are done; nothing without any.

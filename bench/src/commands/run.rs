@@ -17,7 +17,7 @@ use crate::run::{Job, Runner, Tally, interrupt};
 use crate::select::Selection;
 use crate::suite::Suite;
 use crate::talk::tell;
-use crate::{environment, host};
+use crate::{environment, host, weights};
 
 /// Runs a suite.
 pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
@@ -36,14 +36,18 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
         });
     }
     let directory = run_directory(&suite, arguments.out.clone());
-    let (found, unreadable) = plan::read_datasets(&suite, |name| selection.may_select_dataset(name))?;
-    let plan = plan::plan(&suite, found);
+    let found = plan::read_datasets(&suite, |name| selection.may_select_dataset(name))?.complete()?;
+    let backbones = weights::fetch(&suite, |name| selection.may_select(&[("backbone", name)]), arguments.offline)?;
+    let plan = plan::plan(&suite, found.ready, &backbones.ready);
     let selected = selection.apply(&plan.trials)?;
     let _lock = directory.open()?;
     let (mut journal, mut records) = Journal::open(&directory.journal())?;
     let plan_file = PlanFile::new(&suite, &plan, &selection, command_line(name, arguments));
     directory.write_plan(&plan_file)?;
-    unreadable.iter().for_each(|notice| tell(&format!("note: {notice}")));
+    found.notices.iter().chain(&backbones.notices).for_each(|notice| tell(&format!("note: {notice}")));
+    for name in backbones.missing.keys() {
+        tell(&format!("note: the weights of backbone `{name}` are not fetched; its trials are left out of the plan"));
+    }
     selection.idle_patterns(&plan.trials).iter().for_each(|p| tell(&format!("note: `--only`: `{p}` matches nothing")));
     tell_notices(&plan, &records);
     let jobs = outstanding(&selected, &records);
@@ -165,6 +169,9 @@ fn command_line(suite: &str, arguments: &RunArguments) -> String {
     }
     for only in &arguments.only {
         words.extend(["--only".to_owned(), only.clone()]);
+    }
+    if arguments.offline {
+        words.push("--offline".to_owned());
     }
     if arguments.device != "auto" {
         words.extend(["--device".to_owned(), arguments.device.clone()]);

@@ -1,4 +1,4 @@
-//! `bench verify`: numerics of this build against oracle files.
+//! `bench verify`: numerics of this build against oracle files and parity files of backbones.
 
 use std::path::Path;
 
@@ -9,21 +9,33 @@ use crate::error::{ExpectedError, exit};
 use crate::files;
 use crate::verify::{self, Precision, Set};
 
-/// Prints the table, writes it as CSV where asked to, and returns the exit code.
+/// Prints the table, writes it as CSV where asked to, and returns the exit code. Without a folder of either kind both
+/// sets of the binary are used, else those that are given.
 pub(crate) fn verify(
     oracles: Option<&Path>,
+    backbones: Option<&Path>,
     dtype: Dtype,
     asked_device: &str,
     csv: Option<&Path>,
 ) -> Result<i32, ExpectedError> {
     device(asked_device)?;
-    let set = oracles.map_or(Ok(Set::shipped()), Set::folder)?;
+    let shipped = oracles.is_none() && backbones.is_none();
+    let set = match oracles {
+        Some(path) => Some(Set::folder(path)?),
+        None => shipped.then(Set::shipped),
+    };
+    let networks = match backbones {
+        Some(path) => verify::backbones::folder(path)?,
+        None if shipped => verify::backbones::shipped()?,
+        None => vec![],
+    };
     let precisions: &[Precision] = match dtype {
         Dtype::F32 => &[Precision::F32],
         Dtype::F64 => &[Precision::F64],
         Dtype::Both => &[Precision::F32, Precision::F64],
     };
-    let rows = verify::verify(&set, precisions)?;
+    let mut rows = set.map_or(Ok(vec![]), |set| verify::verify(&set, precisions))?;
+    rows.extend(verify::backbones::verify(&networks, precisions));
     print(&verify::text(&rows));
     print(&verify::summary(&rows));
     if let Some(path) = csv {

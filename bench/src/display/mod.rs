@@ -1,6 +1,7 @@
 //! What a person sees of a run: bars on a terminal, plain lines in a pipe. All of it goes to stderr.
 
 mod bars;
+pub(crate) mod downloads;
 mod plain;
 
 use std::io::IsTerminal;

@@ -199,7 +199,7 @@ fn keep(record: &Record, journal: &mut Journal) -> Result<(), ExpectedError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{plan, tests as fixtures};
+    use crate::plan::tests as fixtures;
 
     /// Ends every third trial as failed, and stops the run at a given one.
     struct Scripted {
@@ -223,7 +223,7 @@ mod tests {
 
     fn run_scripted(workers: usize, cannot_write_at: Option<usize>) -> (Result<Tally, ExpectedError>, usize) {
         let suite = fixtures::smoke();
-        let trials = plan(&suite, fixtures::summaries(&suite)).trials;
+        let trials = fixtures::planned(&suite).trials;
         let jobs: Vec<Job> = trials.into_iter().map(|trial| Job { trial, attempt: 1 }).collect();
         let ids = jobs.iter().map(|j| j.trial.id.clone()).collect();
         let dir = tempfile::tempdir().unwrap();

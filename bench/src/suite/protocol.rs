@@ -1,19 +1,29 @@
 //! The protocol: how a trial is trained and evaluated, the same for every method of a suite.
 
+use backbones::{HubConfig, Interpolation};
 use datasets::{AugmentConfig, EvalConfig, Filter, Fit, Normalise, Resize};
 use serde::{Deserialize, Serialize};
 
-/// The kernel of every resize.
+/// The kernel of every resize, unless something else is said.
 const FILTER: Filter = Filter::Bilinear;
 
 /// How a trial is trained and evaluated. Every field enters the identity of the cell.
+///
+/// As a suite says it, `resize`, `interpolation` and `normalise` may be left out for backbones with weights, whose own
+/// preprocessing then counts; [`Protocol::resolved`] fills them in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Protocol {
     /// Side of the square that the network sees, pixels.
     pub(crate) input_size: usize,
-    /// Short side to which a test image is resized before the centre crop, pixels.
-    pub(crate) resize: usize,
+    /// Short side to which a test image is resized before the centre crop, pixels. Default: what the weights ask for,
+    /// `⌊input_size / crop_pct⌋`; needed where a backbone has none.
+    #[serde(default)]
+    pub(crate) resize: Option<usize>,
+    /// The kernel of every resize. Default: what the weights ask for, else bilinear. Bilinear is left out of the
+    /// identity, so that cells from before there was a choice keep theirs.
+    #[serde(default, skip_serializing_if = "is_plain")]
+    pub(crate) interpolation: Option<Filter>,
     /// Short side to which images are brought once, when they are decoded. Random crops are taken from that.
     /// Default: `resize`.
     #[serde(default)]
@@ -35,9 +45,13 @@ pub(crate) struct Protocol {
     /// The views' augmentation.
     #[serde(default)]
     pub(crate) augment: AugmentConfig,
-    /// Mean and standard deviation of the input's channels.
+    /// Mean and standard deviation of the input's channels. Default: those of the weights, else ImageNet's.
     #[serde(default)]
-    pub(crate) normalise: Normalise,
+    pub(crate) normalise: Option<Normalise>,
+}
+
+fn is_plain(interpolation: &Option<Filter>) -> bool {
+    interpolation.is_none_or(|filter| filter == FILTER)
 }
 
 fn default_evaluate_epochs() -> u64 {
@@ -139,24 +153,51 @@ pub(crate) struct CosineSettings {
 }
 
 impl Protocol {
+    /// Short side to which a test image is resized.
+    fn resize(&self) -> usize {
+        self.resize.unwrap_or(self.input_size)
+    }
+
     /// Short side to which images are reduced when they are decoded.
     pub(crate) fn working_size(&self) -> usize {
-        self.working_size.unwrap_or(self.resize)
+        self.working_size.unwrap_or_else(|| self.resize())
+    }
+
+    fn filter(&self) -> Filter {
+        self.interpolation.unwrap_or(FILTER)
+    }
+
+    /// Mean and standard deviation of the input's channels.
+    pub(crate) fn normalise(&self) -> Normalise {
+        self.normalise.unwrap_or_default()
     }
 
     /// How images are reduced when they are decoded.
     pub(crate) fn working(&self) -> Resize {
-        Resize { size: self.working_size(), fit: Fit::ShortSide, filter: FILTER }
+        Resize { size: self.working_size(), fit: Fit::ShortSide, filter: self.filter() }
     }
 
     /// How a test image becomes an input.
     pub(crate) fn evaluation(&self) -> EvalConfig {
-        EvalConfig { resize: self.resize, filter: FILTER }
+        EvalConfig { resize: self.resize(), filter: self.filter() }
     }
 
-    /// The same with every default filled in: the form that enters the identity of a cell.
-    pub(crate) fn resolved(&self) -> Self {
-        Self { working_size: Some(self.working_size()), ..self.clone() }
+    /// The same with every default filled in, from the weights where there are some: the form that enters the identity
+    /// of a cell.
+    pub(crate) fn resolved(&self, weights: Option<&HubConfig>) -> Self {
+        let resize = weights.map(|config| config.resize_for(self.input_size));
+        let filter = weights.map(|config| match config.interpolation {
+            Interpolation::Bilinear => Filter::Bilinear,
+            Interpolation::Bicubic => Filter::Bicubic,
+        });
+        let single = |values: [f64; 3]| values.map(|value| value as f32);
+        let normalise = weights.map(|config| Normalise { mean: single(config.mean), std: single(config.std) });
+        let mut out = self.clone();
+        out.resize = Some(self.resize.or(resize).unwrap_or(self.input_size));
+        out.interpolation = Some(self.interpolation.or(filter).unwrap_or(FILTER));
+        out.normalise = Some(self.normalise.or(normalise).unwrap_or_default());
+        out.working_size = Some(out.working_size());
+        out
     }
 
     /// The first field that is out of range, and what is wrong with it.
@@ -167,7 +208,7 @@ impl Protocol {
         let Schedule::Cosine(cosine) = &self.schedule;
         let at_least = format!("at least input_size ({}) and at most 8192", self.input_size);
         check((8..=4096).contains(&self.input_size), "input_size", "8 to 4096 pixels")?;
-        check((self.input_size..=8192).contains(&self.resize), "resize", &at_least)?;
+        check((self.input_size..=8192).contains(&self.resize()), "resize", &at_least)?;
         check((self.input_size..=8192).contains(&self.working_size()), "working_size", &at_least)?;
         check((1..=100_000).contains(&self.epochs), "epochs", "1 to 100000")?;
         check((1..=65_536).contains(&self.batch_size), "batch_size", "1 to 65536")?;
@@ -184,6 +225,6 @@ impl Protocol {
             return Err(("schedule", format!("`warmup_epochs` = {warmup} must be below `epochs` ({epochs})")));
         }
         self.augment.validate(self.input_size).map_err(|e| ("augment", e.to_string()))?;
-        self.normalise.validate().map_err(|e| ("normalise", e.to_string()))
+        self.normalise().validate().map_err(|e| ("normalise", e.to_string()))
     }
 }

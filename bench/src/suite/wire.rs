@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use backbones::BackboneConfig;
+use backbones::{BackboneConfig, Freeze, ResnetConfig, TimmConfig};
 use datasets::DatasetConfig;
 use indexmap::IndexMap;
 use losses::MethodConfig;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Protocol, Suite};
+use super::{Protocol, Suite, SuiteBackbone, WeightsConfig};
 
 /// Names are parts of file names.
 const LONGEST_NAME: usize = 60;
@@ -28,9 +28,47 @@ struct WireSuite {
     #[serde(default)]
     run: WireRun,
     protocol: Spanned<Protocol>,
-    backbones: Spanned<IndexMap<String, Spanned<BackboneConfig>>>,
+    backbones: Spanned<IndexMap<String, Spanned<WireBackbone>>>,
     methods: Spanned<IndexMap<String, Spanned<MethodConfig>>>,
     datasets: Spanned<IndexMap<String, Spanned<DatasetConfig>>>,
+}
+
+/// A backbone: what it is, where its weights are, or both.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireBackbone {
+    resnet: Option<ResnetConfig>,
+    timm: Option<TimmConfig>,
+    weights: Option<WeightsConfig>,
+    #[serde(default)]
+    freeze: Freeze,
+}
+
+impl WireBackbone {
+    fn convert(self) -> Result<SuiteBackbone, String> {
+        let architecture = match (self.resnet, self.timm) {
+            (Some(_), Some(_)) => return Err("`resnet` and `timm` both name an architecture; keep one".into()),
+            (Some(_), None) if self.weights.is_some() => {
+                return Err("weights come with timm's name of an architecture: give `timm = { name = … }`, or leave \
+                            `resnet` out, and the weights tell it"
+                    .into());
+            }
+            (Some(config), None) => Some(BackboneConfig::Resnet(config)),
+            (None, Some(config)) => Some(BackboneConfig::Timm(config)),
+            (None, None) if self.weights.is_none() => {
+                return Err("expected `resnet`, `timm` or `weights`; `bench list backbones` shows the names".into());
+            }
+            (None, None) => None,
+        };
+        if let Some(config) = &architecture {
+            config.validate().map_err(|e| e.to_string())?;
+            config.check_freeze(self.freeze).map_err(|e| e.to_string())?;
+        }
+        if let Some(weights) = &self.weights {
+            weights.files().map_err(|e| e.to_string())?;
+        }
+        Ok(SuiteBackbone { architecture, weights: self.weights, freeze: self.freeze })
+    }
 }
 
 /// How the run is carried out; changes no result.
@@ -81,24 +119,49 @@ pub(super) fn parse(text: &str, name: &str, base: &Path) -> Result<Suite, WireEr
         let offset = wire.run.checkpoint_epochs.span().start;
         return Err(WireError { offset, message: "`checkpoint_epochs` must be at least 1".into() });
     }
+    let backbones = entries("backbones", wire.backbones, WireBackbone::convert)?;
+    let plain = backbones.iter().find(|(_, backbone)| backbone.weights.is_none());
+    if let (Some((name, _)), None) = (plain, wire.protocol.get_ref().resize) {
+        let message = format!("`protocol.resize` is missing, and backbone `{name}` has no weights that would tell it");
+        return Err(WireError { offset: wire.protocol.span().start, message });
+    }
     Ok(Suite {
         name: name.into(),
         description: wire.description.trim().to_owned(),
         base: base.to_owned(),
-        methods: entries("methods", wire.methods, |m| m.validate().map_err(|e| e.to_string()))?,
-        datasets: entries("datasets", wire.datasets, |d| d.validate().map_err(|e| e.to_string()))?,
-        backbones: entries("backbones", wire.backbones, |b| b.validate().map_err(|e| e.to_string()))?,
-        protocol: wire.protocol.into_inner().resolved(),
+        methods: entries("methods", wire.methods, |m| m.validate().map(|()| m).map_err(|e| e.to_string()))?,
+        datasets: datasets(wire.datasets)?,
+        backbones,
+        protocol: wire.protocol.into_inner(),
         seeds: wire.seeds.into_inner(),
         checkpoint_epochs: wire.run.checkpoint_epochs.into_inner(),
     })
 }
 
+/// The datasets. One that stands for several, such as `soyageing` for its stages, becomes these, with the ends of their
+/// names added to its own.
+fn datasets(
+    wire: Spanned<IndexMap<String, Spanned<DatasetConfig>>>,
+) -> Result<IndexMap<String, DatasetConfig>, WireError> {
+    let offset = wire.span().start;
+    let mut out = IndexMap::new();
+    for (name, config) in entries("datasets", wire, |d| d.validate().map(|()| d).map_err(|e| e.to_string()))? {
+        for (end, one) in config.expanded() {
+            let whole = format!("{name}{end}");
+            if out.insert(whole.clone(), one).is_some() {
+                let message = format!("`datasets.{name}` holds `{whole}`, which is there by itself as well");
+                return Err(WireError { offset, message });
+            }
+        }
+    }
+    Ok(out)
+}
+
 /// The validated entries of a table, in the order of the file.
-fn entries<T>(
+fn entries<W, T>(
     table: &'static str,
-    wire: Spanned<IndexMap<String, Spanned<T>>>,
-    validate: impl Fn(&T) -> Result<(), String>,
+    wire: Spanned<IndexMap<String, Spanned<W>>>,
+    convert: impl Fn(W) -> Result<T, String>,
 ) -> Result<IndexMap<String, T>, WireError> {
     if wire.get_ref().is_empty() {
         return Err(WireError { offset: wire.span().start, message: format!("`{table}` names nothing") });
@@ -113,8 +176,8 @@ fn entries<T>(
                 format!("`{table}.{name}`: a name consists of letters, digits, `-` and `_`, at most {LONGEST_NAME}");
             return Err(WireError { offset, message });
         }
-        let entry = entry.into_inner();
-        validate(&entry).map_err(|reason| WireError { offset, message: format!("`{table}.{name}`: {reason}") })?;
+        let entry = convert(entry.into_inner());
+        let entry = entry.map_err(|reason| WireError { offset, message: format!("`{table}.{name}`: {reason}") })?;
         out.insert(name, entry);
     }
     Ok(out)

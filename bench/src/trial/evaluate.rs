@@ -2,7 +2,7 @@
 
 use backbones::BatchStatistics;
 use candle_core::{DType, Device, Tensor};
-use datasets::{DecodedSet, Item, eval_view};
+use datasets::{DatasetError, DecodedSet, Item, eval_view};
 use rayon::prelude::*;
 use records::{Prediction, Scores, Stage};
 
@@ -38,7 +38,7 @@ pub(crate) fn evaluate(
     let (mut logits, mut features) = (Vec::new(), Vec::new());
     for start in (0..items.len()).step_by(BATCH) {
         let range = start..(start + BATCH).min(items.len());
-        let images = test_batch(set, range, protocol, device).map_err(|e| failed(&e))?;
+        let images = test_batch(set, range, protocol, device)?;
         let map = network.backbone.forward_t(&images, BatchStatistics::Eval).map_err(|e| failed(&e))?;
         let map = map.detach();
         let said = network.method.logits(&map).map_err(|e| match e.is_non_finite() {
@@ -84,13 +84,15 @@ fn test_batch(
     range: std::ops::Range<usize>,
     protocol: &Protocol,
     device: &Device,
-) -> candle_core::Result<Tensor> {
-    let (size, count) = (protocol.input_size, range.len());
-    let views: Vec<Vec<f32>> = range
+) -> Result<Tensor, Failure> {
+    let (size, count, evaluation) = (protocol.input_size, range.len(), protocol.evaluation());
+    let views: Vec<Result<Vec<f32>, DatasetError>> = range
         .into_par_iter()
-        .map(|index| eval_view(&set.images()[index], &protocol.evaluation(), protocol.input_size, &protocol.normalise))
+        .map(|index| Ok(eval_view(set.image(index)?, &evaluation, size, &protocol.normalise())))
         .collect();
-    Tensor::from_vec(views.concat(), (count, 3, size, size), device)
+    let views: Result<Vec<Vec<f32>>, DatasetError> = views.into_iter().collect();
+    let views = views.map_err(|e| Failure::at(Stage::Data, e))?;
+    Tensor::from_vec(views.concat(), (count, 3, size, size), device).map_err(|e| Failure::at(Stage::Evaluate, e))
 }
 
 fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f64>> {

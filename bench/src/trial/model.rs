@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use backbones::{Backbone, BatchStatistics, ParameterStore};
+use backbones::{Backbone, BatchStatistics, ParameterStore, Weights};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use kernels::optim::{Ema, cosine_decay};
+use kernels::optim::{Ema, Parameter, cosine_decay};
 use losses::{Method, Teacher};
 use random::Seeds;
-use records::Stage;
+use records::{Digest, Stage};
 
 use super::Failure;
-use crate::plan::Trial;
+use crate::plan::{Trial, TrialWeights};
 
 /// Parameters whose names begin so serve training alone.
 const TRAIN_ONLY: &str = "objective.";
@@ -25,14 +25,24 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// With initial values that depend on the seed and each parameter's name alone.
+    /// With initial values that depend on the seed and each parameter's name alone; the backbone's are those of its
+    /// weights where it has some.
     pub(crate) fn new(trial: &Trial, classes: usize, device: &Device) -> Result<Self, Failure> {
         let store = ParameterStore::new(Seeds::new(trial.seed), DType::F32, device);
         let vb = store.var_builder();
         let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
-        let backbone = Backbone::new(&trial.backbone_config, vb.clone()).map_err(|e| failed(&e))?;
+        let backbone =
+            Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(|e| failed(&e))?;
         let method = Method::new(&trial.method_config, backbone.channels(), classes, vb).map_err(|e| failed(&e))?;
+        if let Some(weights) = &trial.weights {
+            weights.read()?.load(&trial.backbone_config, &store).map_err(|e| failed(&e))?;
+        }
         Ok(Self { store, backbone, method })
+    }
+
+    /// The parameters that are trained: all but those of the frozen part.
+    pub(crate) fn trained(&self) -> Vec<Parameter> {
+        self.store.trained(self.backbone.frozen())
     }
 
     /// Trainable numbers: those that a test needs, and those that training alone needs.
@@ -47,6 +57,21 @@ impl Network {
             }
         }
         (test, train_only)
+    }
+}
+
+impl TrialWeights {
+    /// The file, if it still is the one that the trial was planned with.
+    fn read(&self) -> Result<Weights, Failure> {
+        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let path = self.path.display();
+        let bytes = std::fs::read(&self.path).map_err(|e| failed(&format!("cannot read {path}: {e}")))?;
+        let found = Digest::of(&bytes);
+        if found != self.sha256 {
+            let expected = &self.sha256;
+            return Err(failed(&format!("{path}: SHA-256 {found}, but the trial was planned with {expected}")));
+        }
+        Weights::from_bytes(&self.path, bytes).map_err(|e| failed(&e))
     }
 }
 
@@ -68,7 +93,8 @@ impl AveragedNetwork {
         let average = Ema::new(&network.store.tensors()).map_err(|e| failed(&e))?;
         // The builder hands out the averages themselves, so the two networks below follow every update.
         let vb = VarBuilder::from_tensors(average.tensors().into_iter().collect(), DType::F32, device);
-        let backbone = Backbone::new(&trial.backbone_config, vb.clone()).map_err(|e| failed(&e))?;
+        let backbone =
+            Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(|e| failed(&e))?;
         let teacher = Teacher::new(&trial.method_config, backbone.channels(), vb).map_err(|e| failed(&e))?;
         Ok(Some(Self { average, backbone, teacher, base_decay }))
     }
@@ -96,5 +122,64 @@ impl AveragedNetwork {
     /// Takes its state from a checkpoint.
     pub(crate) fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), Failure> {
         self.average.load_state(state).map_err(|e| Failure::at(Stage::Model, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{TrialWeights, tests as fixtures};
+    use backbones::{BackboneConfig, Freeze};
+
+    /// A trial with the smallest architecture and its weights in a file, drawn from another seed than the trial's.
+    fn trial(dir: &std::path::Path) -> (Trial, BTreeMap<String, Tensor>) {
+        let config = BackboneConfig::timm("regnetx_002");
+        let store = ParameterStore::new(Seeds::new(99), DType::F32, &Device::Cpu);
+        Backbone::new(&config, store.var_builder()).unwrap();
+        let bytes = safetensors::serialize(store.tensors().iter(), None).unwrap();
+        let path = dir.join("model.safetensors");
+        std::fs::write(&path, &bytes).unwrap();
+        let mut trial = fixtures::planned(&fixtures::smoke()).trials.remove(0);
+        trial.backbone_config = config;
+        trial.weights = Some(TrialWeights { path, sha256: Digest::of(&bytes) });
+        (trial, store.tensors())
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn a_network_begins_with_its_weights_and_trains_what_is_not_frozen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut trial, expected) = trial(dir.path());
+        let network = Network::new(&trial, 10, &Device::Cpu).unwrap();
+        let found = network.store.tensors();
+        for (name, tensor) in &expected {
+            assert_eq!(numbers(&found[name]), numbers(tensor), "{name}");
+        }
+        assert!(found.len() > expected.len(), "the head is there too");
+        let names = |network: &Network| network.trained().iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+        assert!(names(&network).contains(&"stem.conv.weight".to_owned()));
+        trial.freeze = Freeze::All;
+        let frozen = names(&Network::new(&trial, 10, &Device::Cpu).unwrap());
+        assert!(!frozen.is_empty() && frozen.iter().all(|name| !expected.contains_key(name)), "{frozen:?}");
+        trial.weights = None;
+        let without = Network::new(&trial, 10, &Device::Cpu).unwrap().store.tensors();
+        assert_ne!(numbers(&without["stem.conv.weight"]), numbers(&expected["stem.conv.weight"]));
+    }
+
+    #[test]
+    fn weights_that_changed_since_the_plan_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (trial, _) = trial(dir.path());
+        let path = dir.path().join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let failure = Network::new(&trial, 10, &Device::Cpu).err().unwrap();
+        let planned = trial.weights.unwrap().sha256;
+        assert!(failure.message.contains(planned.hex()) && failure.message.contains("model.safetensors"));
+        std::fs::remove_file(&path).unwrap();
     }
 }

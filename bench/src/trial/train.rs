@@ -41,7 +41,7 @@ pub(crate) fn carry_out(trial: &Trial, run: &RunDirectory, device: &str, teller:
         other => return Err(Failure::at(Stage::Start, format!("device `{other}` is not part of this build"))),
     };
     teller.stage(Stage::Data);
-    let data = Images::read(trial)?;
+    let data = Images::read(trial, run)?;
     teller.stage(Stage::Model);
     let mut training = Training::new(trial, &data, device, run)?;
     let resumed_at_step = training.progress.step;
@@ -138,7 +138,7 @@ impl<'a> Training<'a> {
     fn new(trial: &'a Trial, data: &'a Images, device: Device, run: &RunDirectory) -> Result<Self, Failure> {
         let network = Network::new(trial, data.dataset.classes.len(), &device)?;
         let teacher = AveragedNetwork::of(trial, &network, &device)?;
-        let optimizer = Optimizer::new(&trial.protocol.optimizer, network.store.parameters())?;
+        let optimizer = Optimizer::new(&trial.protocol.optimizer, network.trained())?;
         let steps_per_epoch =
             datasets::batches(&(0..data.train.len()).collect::<Vec<_>>(), trial.protocol.batch_size, true).len() as u64;
         let Schedule::Cosine(cosine) = &trial.protocol.schedule;
@@ -209,6 +209,7 @@ impl<'a> Training<'a> {
         let mut sums = Sums::default();
         let mut since_event: Option<Stopwatch> = None;
         for batch in self.loader(index)? {
+            let batch = batch.map_err(|e| Failure::at(Stage::Data, e))?;
             let rate = self.schedule.at(self.progress.step);
             let images = batch.labels.len();
             let step_clock = Stopwatch::start();
@@ -251,7 +252,7 @@ impl<'a> Training<'a> {
         let plan = TrainPlan {
             augment: protocol.augment.clone(),
             size: protocol.input_size,
-            norm: protocol.normalise,
+            norm: protocol.normalise(),
             seeds: self.seeds,
             epoch,
             want: WantViews { positive: views.positive, teacher: views.teacher },

@@ -1,7 +1,9 @@
-//! Numerics of this build against oracle files: expected values and gradients that were computed by independent code.
+//! Numerics of this build against files of expected values and gradients that were computed by independent code: ops
+//! against oracle files, backbones against parity files.
 //!
 //! The format of the files and the measure of the errors: `docs/FORMAT.md` and `ci/oracles/FORMAT.md`.
 
+pub(crate) mod backbones;
 mod measure;
 mod ops;
 mod oracle;
@@ -47,9 +49,9 @@ impl Precision {
 /// How one case came out in one dtype.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
-    /// The op.
+    /// The op, or what of a backbone is compared.
     pub(crate) op: &'static str,
-    /// The case.
+    /// The case, or the architecture.
     pub(crate) case: String,
     /// The dtype of the tensors.
     pub(crate) precision: Precision,

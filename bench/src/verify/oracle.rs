@@ -31,6 +31,9 @@ pub(crate) enum OracleError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Parity files of backbones that cannot be used.
+    #[error("{0}")]
+    Parity(#[from] backbones::parity::ParityError),
     /// The op is not one of ours.
     #[error("{path}: unknown op `{op}`")]
     UnknownOp {
@@ -54,7 +57,26 @@ impl OracleError {
             Self::Format { .. } => {
                 "ci/oracles/FORMAT.md says what each op's file holds; make the file again or move it away".into()
             }
+            Self::Parity(error) => parity_hint(error),
             Self::UnknownOp { .. } => format!("ops are {}", super::ops::Op::names().join(", ")),
+        }
+    }
+}
+
+fn parity_hint(error: &backbones::parity::ParityError) -> String {
+    use backbones::parity::ParityError as Error;
+    match error {
+        Error::Read { .. } => {
+            "check the path and its permissions; without `--backbones` the set in the binary is used".into()
+        }
+        Error::Empty { .. } => {
+            "`--backbones` takes a folder of pairs <arch>.json and <arch>.safetensors; ci/backbones/generate.py writes \
+             them"
+                .into()
+        }
+        Error::Architecture { .. } => "`bench list backbones` shows the names; move the file away".into(),
+        Error::Format { .. } | Error::Names { .. } => {
+            "ci/backbones/README.md says what the files hold; make them again or move them away".into()
         }
     }
 }

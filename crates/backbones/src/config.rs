@@ -171,6 +171,14 @@ impl BackboneConfig {
         self.architecture().map(drop)
     }
 
+    /// Checks that the backbone has the part that is to be frozen.
+    ///
+    /// # Errors
+    /// Those of [`Self::validate`], and [`Error::Config`] for a stage that is not there.
+    pub fn check_freeze(&self, freeze: crate::Freeze) -> Result<()> {
+        freeze.extent(&self.architecture()?.stages()).map(drop)
+    }
+
     /// Channels of the last feature map.
     ///
     /// # Errors

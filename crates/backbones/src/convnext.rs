@@ -7,13 +7,14 @@ use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 use kernels::nn::{self, Conv2dConfig};
 
+use crate::freeze::{Extent, Parts};
 use crate::layers::{Conv, ConvSpec, LayerNorm, NARROW};
 use crate::{Pass, Result};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConvnextConfig {
-    depths: [usize; 4],
+    pub(crate) depths: [usize; 4],
     widths: [usize; 4],
     /// timm stores the block's linear layers as 1×1 convolutions, [O, I, 1, 1].
     conv_mlp: bool,
@@ -57,6 +58,7 @@ impl ConvnextConfig {
 #[derive(Debug)]
 pub(crate) struct Convnext {
     stages: Vec<Stage>,
+    frozen: Extent,
 }
 
 /// A patch convolution with its normalisation, after it in the stem and before it elsewhere, and blocks.
@@ -69,43 +71,46 @@ struct Stage {
 }
 
 impl Convnext {
-    pub(crate) fn new(config: &ConvnextConfig, drop_path: f64, vb: VarBuilder) -> Result<Self> {
+    pub(crate) fn new(config: &ConvnextConfig, drop_path: f64, parts: &Parts) -> Result<Self> {
         let mut stages = Vec::new();
         let last = (config.depths.iter().sum::<usize>() - 1) as f64;
         let mut built = 0;
         for stage in 0..4 {
             let width = config.widths[stage];
-            let root = vb.pp("stages").pp(stage);
             let first = stage == 0;
             let (patches, norm) = if first {
-                let vb = vb.pp("stem");
+                let vb = parts.stem().pp("stem");
                 let spec = ConvSpec::new(3, width, 4, 4).narrow().patches();
                 (Conv::new(spec, vb.pp(0))?, LayerNorm::new(width, vb.pp(1))?)
             } else {
-                let (before, vb) = (config.widths[stage - 1], root.pp("downsample"));
+                // The downsampling is frozen with the first block behind it.
+                let vb = parts.block(built).pp("stages").pp(stage).pp("downsample");
+                let before = config.widths[stage - 1];
                 let spec = ConvSpec::new(before, width, 2, 2).narrow().patches();
                 (Conv::new(spec, vb.pp(1))?, LayerNorm::new(before, vb.pp(0))?)
             };
             let mut blocks = Vec::new();
             for index in 0..config.depths[stage] {
                 let rate = drop_path * built as f64 / last;
-                blocks.push(Block::new(width, config.conv_mlp, rate, root.pp("blocks").pp(index))?);
+                let vb = parts.block(built).pp("stages").pp(stage).pp("blocks").pp(index);
+                blocks.push(Block::new(width, config.conv_mlp, rate, vb)?);
                 built += 1;
             }
             stages.push(Stage { patches, norm, first, blocks });
         }
-        Ok(Self { stages })
+        Ok(Self { stages, frozen: parts.extent })
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let mut x = x.clone();
+        let (mut x, mut index) = (x.clone(), 0);
         for stage in &self.stages {
             x = match stage.first {
                 true => stage.norm.map(&stage.patches.forward(&x)?)?,
                 false => stage.patches.forward(&stage.norm.map(&x)?)?,
             };
             for block in &stage.blocks {
-                x = block.forward(&x, pass)?;
+                x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
+                index += 1;
             }
         }
         Ok(x)

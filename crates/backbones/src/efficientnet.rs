@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use kernels::nn;
 
 use crate::config::strided;
+use crate::freeze::{Extent, Parts};
 use crate::layers::{ConvNorm, ConvSpec, SqueezeExcite};
 use crate::{Pass, Result};
 
@@ -53,6 +54,11 @@ impl EfficientnetConfig {
         (blocks as f64 * self.depth).ceil() as usize
     }
 
+    /// Blocks of each stage.
+    pub(crate) fn blocks(&self) -> Vec<usize> {
+        STAGES.iter().map(|stage| self.repeats(stage[0])).collect()
+    }
+
     /// Channels of the last map.
     pub(crate) fn channels(&self) -> usize {
         self.round(ENDS[1])
@@ -70,10 +76,12 @@ pub(crate) struct Efficientnet {
     stem: ConvNorm,
     blocks: Vec<Block>,
     head: ConvNorm,
+    frozen: Extent,
 }
 
 impl Efficientnet {
-    pub(crate) fn new(config: &EfficientnetConfig, drop_path: f64, vb: VarBuilder) -> Result<Self> {
+    pub(crate) fn new(config: &EfficientnetConfig, drop_path: f64, parts: &Parts) -> Result<Self> {
+        let vb = parts.stem();
         let mut channels = config.round(ENDS[0]);
         let stem = ConvSpec::new(3, channels, 3, 2).fan_out();
         let stem = ConvNorm::new(stem, 1.0, vb.pp("conv_stem"), vb.pp("bn1"))?;
@@ -90,20 +98,24 @@ impl Efficientnet {
                     expansion,
                     drop_path: drop_path * blocks.len() as f64 / total as f64,
                 };
-                blocks.push(Block::new(shape, vb.pp("blocks").pp(number).pp(index))?);
+                blocks.push(Block::new(shape, parts.block(blocks.len()).pp("blocks").pp(number).pp(index))?);
                 channels = out;
             }
         }
         let head = ConvSpec::new(channels, config.channels(), 1, 1).fan_out();
-        Ok(Self { stem, blocks, head: ConvNorm::new(head, 1.0, vb.pp("conv_head"), vb.pp("bn2"))? })
+        let vb = parts.end();
+        let head = ConvNorm::new(head, 1.0, vb.pp("conv_head"), vb.pp("bn2"))?;
+        Ok(Self { stem, blocks, head, frozen: parts.extent })
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let mut x = nn::silu(&self.stem.forward(x, pass.statistics(), false)?)?;
-        for block in &self.blocks {
-            x = block.forward(&x, pass)?;
+        let stem = pass.part(self.frozen.stem, |pass| self.stem.forward(x, pass.statistics(), false))?;
+        let mut x = nn::silu(&stem)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
-        Ok(nn::silu(&self.head.forward(&x, pass.statistics(), false)?)?)
+        let head = pass.part(self.frozen.end, |pass| self.head.forward(&x, pass.statistics(), false))?;
+        Ok(nn::silu(&head)?)
     }
 
     pub(crate) fn flops(&self, mut size: usize) -> u64 {

@@ -21,7 +21,7 @@ pub enum Error {
     UnknownArchitecture {
         /// The name.
         name: String,
-        /// Names of the same family; none if there is no such family.
+        /// Names that are near: of the same family, or few letters away. None if there are none.
         alike: Vec<&'static str>,
     },
     /// Images that do not consist of whole patches.
@@ -52,6 +52,22 @@ pub enum Error {
         /// The buffer.
         name: String,
     },
+    /// A checkpoint that does not fit the architecture. Nothing of it was loaded.
+    #[error("{path}: the weights do not fit the architecture, and nothing was loaded: {misfits}")]
+    Weights {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Every tensor that does not fit.
+        misfits: Box<crate::WeightMisfits>,
+    },
+    /// A file that is no checkpoint.
+    #[error("{path} cannot be used as weights: {reason}")]
+    WeightsFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A kernel refused.
     #[error(transparent)]
     Kernel(#[from] kernels::Error),
@@ -64,7 +80,7 @@ pub enum Error {
 fn known(alike: &[&str]) -> String {
     match alike {
         [] => "`bench list backbones` shows the names".to_owned(),
-        _ => format!("of this family there are {}", alike.join(", ")),
+        _ => format!("near it there are {}", alike.join(", ")),
     }
 }
 

@@ -6,7 +6,10 @@ mod convnext;
 mod efficientnet;
 mod error;
 mod features;
+mod freeze;
+mod hub;
 mod layers;
+pub mod parity;
 mod pass;
 mod regnet;
 mod resample;
@@ -14,6 +17,9 @@ mod resnet;
 mod skeleton;
 mod store;
 mod vit;
+mod weights;
+
+use std::collections::BTreeSet;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -25,6 +31,9 @@ use convnext::Convnext;
 use efficientnet::Efficientnet;
 pub use error::{Error, Misfits, Result};
 pub use features::Features;
+pub use freeze::Freeze;
+use freeze::Parts;
+pub use hub::{CropMode, HubConfig, HubConfigError, Interpolation};
 pub use layers::BatchStatistics;
 pub use pass::Pass;
 use regnet::Regnet;
@@ -32,12 +41,14 @@ pub use resample::resample_grid;
 use resnet::Resnet;
 pub use store::ParameterStore;
 use vit::{Rates, Vit};
+pub use weights::{LoadReport, NamedShape, WeightMisfits, Weights};
 
 /// A network from images to feature maps.
 #[derive(Debug)]
 pub struct Backbone {
     network: Network,
     channels: usize,
+    frozen: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -59,20 +70,30 @@ impl Backbone {
     /// # Errors
     /// Those of [`BackboneConfig::validate`], or a tensor that `vb` lacks or has in another shape.
     pub fn new(config: &BackboneConfig, vb: VarBuilder) -> Result<Self> {
+        Self::with_freeze(config, Freeze::None, vb)
+    }
+
+    /// [`Self::new`] with a part that is not trained, see [`Freeze`]. Such a network trains what
+    /// [`ParameterStore::trained`] gives for [`Self::frozen`].
+    ///
+    /// # Errors
+    /// Those of [`Self::new`] and [`BackboneConfig::check_freeze`].
+    pub fn with_freeze(config: &BackboneConfig, freeze: Freeze, vb: VarBuilder) -> Result<Self> {
         let architecture = config.architecture()?;
+        let parts = Parts::new(vb, freeze.extent(&architecture.stages())?);
         let rates = match config {
             BackboneConfig::Resnet(_) => Rates { drop_path: 0.0, dropout: 0.0 },
             BackboneConfig::Timm(config) => Rates { drop_path: config.drop_path, dropout: config.dropout },
         };
         let drop_path = rates.drop_path;
         let network = match &architecture {
-            Architecture::Resnet(config) => Network::Resnet(Resnet::new(config, drop_path, vb)?),
-            Architecture::Regnet(config) => Network::Regnet(Regnet::new(config, drop_path, vb)?),
-            Architecture::Convnext(config) => Network::Convnext(Convnext::new(config, drop_path, vb)?),
-            Architecture::Efficientnet(config) => Network::Efficientnet(Efficientnet::new(config, drop_path, vb)?),
-            Architecture::Vit(config) => Network::Vit(Vit::new(config, rates, vb)?),
+            Architecture::Resnet(config) => Network::Resnet(Resnet::new(config, drop_path, &parts)?),
+            Architecture::Regnet(config) => Network::Regnet(Regnet::new(config, drop_path, &parts)?),
+            Architecture::Convnext(config) => Network::Convnext(Convnext::new(config, drop_path, &parts)?),
+            Architecture::Efficientnet(config) => Network::Efficientnet(Efficientnet::new(config, drop_path, &parts)?),
+            Architecture::Vit(config) => Network::Vit(Vit::new(config, rates, &parts)?),
         };
-        Ok(Self { network, channels: architecture.channels() })
+        Ok(Self { network, channels: architecture.channels(), frozen: parts.frozen() })
     }
 
     /// The last feature map, [B, channels, H', W'], of images [B, 3, H, W]; for a ViT its patch tokens.
@@ -110,6 +131,11 @@ impl Backbone {
                 Features::of_tokens(tokens, grid)
             }
         })
+    }
+
+    /// Names of the parameters and buffers that are not trained.
+    pub fn frozen(&self) -> &BTreeSet<String> {
+        &self.frozen
     }
 
     /// Channels of the last feature map.

@@ -30,6 +30,11 @@ impl<'a> Pass<'a> {
         self.statistics
     }
 
+    /// Runs a part of the network: a frozen one in eval mode, with neither stochastic depth nor dropout.
+    pub(crate) fn part<T>(&mut self, frozen: bool, run: impl FnOnce(&mut Pass<'_>) -> Result<T>) -> Result<T> {
+        if frozen { run(&mut Pass::new(BatchStatistics::Eval)) } else { run(self) }
+    }
+
     /// Stochastic depth (Huang et al. 2016): each image's residual is left out with probability `rate`, else divided
     /// by `1 − rate`.
     pub(crate) fn drop_path(&mut self, x: Tensor, rate: f64) -> Result<Tensor> {

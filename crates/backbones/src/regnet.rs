@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use kernels::nn;
 
 use crate::config::strided;
+use crate::freeze::{Extent, Parts};
 use crate::layers::{ConvNorm, ConvSpec, SqueezeExcite};
 use crate::{Pass, Result};
 
@@ -89,6 +90,11 @@ impl RegnetConfig {
         stages
     }
 
+    /// Blocks of each stage.
+    pub(crate) fn blocks(&self) -> Vec<usize> {
+        self.stages().iter().map(|stage| stage.blocks).collect()
+    }
+
     /// Channels of the last map.
     pub(crate) fn channels(&self) -> usize {
         self.stages().last().map_or(STEM, |stage| stage.width)
@@ -105,6 +111,7 @@ impl RegnetConfig {
 pub(crate) struct Regnet {
     stem: ConvNorm,
     blocks: Vec<Block>,
+    frozen: Extent,
 }
 
 /// A convolution and its normalisation under timm's names.
@@ -113,27 +120,26 @@ fn layer(spec: ConvSpec, gamma: f64, vb: VarBuilder) -> Result<ConvNorm> {
 }
 
 impl Regnet {
-    pub(crate) fn new(config: &RegnetConfig, drop_path: f64, vb: VarBuilder) -> Result<Self> {
-        let stem = layer(ConvSpec::new(3, STEM, 3, 2), 1.0, vb.pp("stem"))?;
+    pub(crate) fn new(config: &RegnetConfig, drop_path: f64, parts: &Parts) -> Result<Self> {
+        let stem = layer(ConvSpec::new(3, STEM, 3, 2), 1.0, parts.stem().pp("stem"))?;
         let mut blocks = Vec::new();
         let mut channels = STEM;
         for (number, stage) in (1..).zip(config.stages()) {
-            let vb = vb.pp(format!("s{number}"));
             for index in 0..stage.blocks {
                 let stride = if index == 0 { 2 } else { 1 };
                 let rate = drop_path * blocks.len() as f64 / (config.depth - 1).max(1) as f64;
-                let vb = vb.pp(format!("b{}", index + 1));
+                let vb = parts.block(blocks.len()).pp(format!("s{number}")).pp(format!("b{}", index + 1));
                 blocks.push(Block::new(stage, channels, stride, config.excite, rate, vb)?);
                 channels = stage.width;
             }
         }
-        Ok(Self { stem, blocks })
+        Ok(Self { stem, blocks, frozen: parts.extent })
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let mut x = self.stem.forward(x, pass.statistics(), true)?;
-        for block in &self.blocks {
-            x = block.forward(&x, pass)?;
+        let mut x = pass.part(self.frozen.stem, |pass| self.stem.forward(x, pass.statistics(), true))?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
         Ok(x)
     }

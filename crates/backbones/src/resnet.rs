@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use kernels::nn;
 
 use crate::config::{BlockKind, ResnetConfig, strided};
+use crate::freeze::{Extent, Parts};
 use crate::layers::{ConvNorm, ConvSpec};
 use crate::{Pass, Result};
 
@@ -33,31 +34,33 @@ pub(crate) fn map_size(config: &ResnetConfig, input: usize) -> usize {
 pub(crate) struct Resnet {
     stem: ConvNorm,
     blocks: Vec<Block>,
+    frozen: Extent,
 }
 
 impl Resnet {
-    pub(crate) fn new(config: &ResnetConfig, drop_path: f64, vb: VarBuilder) -> Result<Self> {
+    pub(crate) fn new(config: &ResnetConfig, drop_path: f64, parts: &Parts) -> Result<Self> {
+        let vb = parts.stem();
         let stem = ConvNorm::new(ConvSpec::new(3, config.stem_width, 7, 2), 1.0, vb.pp("conv1"), vb.pp("bn1"))?;
         let mut blocks = Vec::new();
         let mut channels = config.stem_width;
         let last = config.blocks.iter().sum::<usize>().saturating_sub(1).max(1) as f64;
         for stage in 0..4 {
-            let vb = vb.pp(format!("layer{}", stage + 1));
             for index in 0..config.blocks[stage] {
                 let stride = if index == 0 { config.strides[stage] } else { 1 };
                 let rate = drop_path * blocks.len() as f64 / last;
-                blocks.push(Block::new(config, channels, config.widths[stage], stride, rate, vb.pp(index))?);
+                let vb = parts.block(blocks.len()).pp(format!("layer{}", stage + 1)).pp(index);
+                blocks.push(Block::new(config, channels, config.widths[stage], stride, rate, vb)?);
                 channels = config.widths[stage] * config.block.expansion();
             }
         }
-        Ok(Self { stem, blocks })
+        Ok(Self { stem, blocks, frozen: parts.extent })
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let x = self.stem.forward(x, pass.statistics(), true)?;
+        let x = pass.part(self.frozen.stem, |pass| self.stem.forward(x, pass.statistics(), true))?;
         let mut x = nn::max_pool2d(&x, 3, 2, 1)?;
-        for block in &self.blocks {
-            x = block.forward(&x, pass)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
         Ok(x)
     }

@@ -1,6 +1,6 @@
 //! Parameters and buffers by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
@@ -67,6 +67,11 @@ impl ParameterStore {
         trained.map(parameter).collect()
     }
 
+    /// [`Self::parameters`] without those that [`crate::Backbone::frozen`] names.
+    pub fn trained(&self, frozen: &BTreeSet<String>) -> Vec<Parameter> {
+        self.parameters().into_iter().filter(|parameter| !frozen.contains(&parameter.name)).collect()
+    }
+
     /// The running statistics of normalisations, by name.
     pub fn buffers(&self) -> BTreeMap<String, Var> {
         let vars = self.vars();
@@ -116,6 +121,17 @@ impl ParameterStore {
         Ok(())
     }
 
+    /// Sets tensors that the store has, of its dtype and their shapes; the others keep their values.
+    pub(crate) fn set(&self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        let vars = self.vars();
+        for (name, tensor) in tensors {
+            if let Some(var) = vars.get(name) {
+                var.set(&tensor.to_device(&self.device)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn create(&self, shape: &Shape, name: &str, init: Init) -> candle_core::Result<Var> {
         let mut stream = self.seeds.named_stream(Axis::Init, name);
         let n = shape.elem_count();
@@ -140,7 +156,7 @@ impl ParameterStore {
 }
 
 /// Whether a tensor follows the batches instead of the gradient.
-fn is_buffer(name: &str) -> bool {
+pub(crate) fn is_buffer(name: &str) -> bool {
     name.ends_with("running_mean") || name.ends_with("running_var")
 }
 

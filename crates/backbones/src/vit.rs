@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 use kernels::nn;
 
+use crate::freeze::{Extent, Parts};
 use crate::layers::{Conv, ConvSpec, LayerNorm, Linear, NARROW};
 use crate::resample::resample_grid;
 use crate::{Error, Pass, Result};
@@ -13,6 +14,8 @@ use crate::{Error, Pass, Result};
 const PATCH: usize = 16;
 /// Blocks.
 const DEPTH: usize = 12;
+/// Blocks of each of the four parts that freezing calls stages.
+pub(crate) const STAGES: [usize; 4] = [DEPTH / 4; 4];
 /// Numbers of a head.
 const HEAD: usize = 64;
 
@@ -65,27 +68,31 @@ pub(crate) struct Vit {
     pos_embed: Tensor,
     blocks: Vec<Block>,
     norm: LayerNorm,
+    frozen: Extent,
 }
 
 impl Vit {
-    pub(crate) fn new(config: &VitConfig, rates: Rates, vb: VarBuilder) -> Result<Self> {
+    pub(crate) fn new(config: &VitConfig, rates: Rates, parts: &Parts) -> Result<Self> {
         let width = config.width;
         let tokens = config.map_size(config.image_size).pow(2) + 1;
         let mut blocks = Vec::new();
         for index in 0..DEPTH {
             let drop_path = rates.drop_path * index as f64 / (DEPTH - 1) as f64;
-            blocks.push(Block::new(width, Rates { drop_path, ..rates }, vb.pp("blocks").pp(index))?);
+            let vb = parts.block(index).pp("blocks").pp(index);
+            blocks.push(Block::new(width, Rates { drop_path, ..rates }, vb)?);
         }
         // PyTorch's default for a convolution: uniform within 1/√fan-in, the bias too.
         let bound = 1.0 / ((3 * PATCH * PATCH) as f64).sqrt();
         let uniform = Init::Uniform { lo: -bound, up: bound };
         let spec = ConvSpec { init: uniform, ..ConvSpec::new(3, width, PATCH, PATCH).patches() };
+        let vb = parts.stem();
         let embed = vb.pp("patch_embed.proj");
         let weight = embed.get_with_hints((width, 3, PATCH, PATCH), "weight", spec.init)?;
         let patches = Conv::of(weight, embed.get_with_hints(width, "bias", uniform)?, spec.config);
         let cls_token = vb.get_with_hints((1, 1, width), "cls_token", Init::Randn { mean: 0.0, stdev: 1e-6 })?;
         let pos_embed = vb.get_with_hints((1, tokens, width), "pos_embed", NARROW)?;
-        Ok(Self { patches, cls_token, pos_embed, blocks, norm: LayerNorm::new(width, vb.pp("norm"))? })
+        let norm = LayerNorm::new(width, parts.end().pp("norm"))?;
+        Ok(Self { patches, cls_token, pos_embed, blocks, norm, frozen: parts.extent })
     }
 
     /// All tokens after the last normalisation, the class token first, and the patches along height and width.
@@ -99,8 +106,8 @@ impl Vit {
         let class = self.cls_token.broadcast_as((batch, 1, self.cls_token.dim(D::Minus1)?))?;
         let tokens = Tensor::cat(&[class, patches], 1)?;
         let mut x = tokens.broadcast_add(&self.positions(grid)?)?;
-        for block in &self.blocks {
-            x = block.forward(&x, pass)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
         Ok((self.norm.tokens(&x)?, grid))
     }

@@ -12,7 +12,6 @@ use kernels::cotap::cotap;
 use kernels::spd::{self, Metric, Prepared};
 use kernels::transport::{SinkhornConfig, sinkhorn};
 use random::{Axis, Seeds, Stream};
-use rayon::prelude::*;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -112,16 +111,13 @@ fn training(timer: &Timer, repeats: usize, stream: &mut Stream) -> Outcome {
         Ok(())
     })?;
     let (x, y) = (Prepared::new(metric, &a)?, Prepared::new(metric, &b)?);
+    let own: Vec<(usize, usize)> = (0..n * each).map(|at| (at / each, at / each / each * each + at % each)).collect();
     timer.measure("align 16x6x6 d64 bw", repeats, || {
-        let one = |at: usize| x.distance(at / each, &y, at / each / each * each + at % each);
-        (0..n * each).into_par_iter().try_for_each(|at| one(at).map(|d| assert!(d.is_finite())))?;
+        assert!(x.distances(&y, &own)?.iter().all(|d| d.is_finite()));
         Ok(())
     })?;
     timer.measure("hardest 96x90 d64 bw", repeats, || {
-        (0..n).into_par_iter().try_for_each(|i| {
-            let candidates: Vec<usize> = (0..n).filter(|j| j / each != i / each).collect();
-            x.hardest(i, &y, &candidates, 1).map(|best| assert!(best.len() == 1))
-        })?;
+        assert_eq!(x.nearest_in_groups(&y, each, 1, |i, j| i != j)?.len(), n);
         Ok(())
     })?;
     let pairs: Vec<(usize, usize)> = (0..2 * n).map(|k| (k % n, (k * 7 + k / n) % n)).collect();

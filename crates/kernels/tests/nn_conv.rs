@@ -34,6 +34,16 @@ fn problems() -> Vec<Problem> {
         problem([1, 2, 20, 19], [3, 2, 3, 3], [4, 0, 3, 1], false),
         problem([2, 3, 4, 4], [2, 3, 6, 6], [1, 1, 1, 1], false),
         problem([4, 4, 6, 6], [4, 2, 1, 1], [1, 0, 1, 2], true),
+        // 1×1 on small maps, merged over the batch, in more than one task; on maps too large for that.
+        problem([3, 5, 3, 4], [300, 5, 1, 1], [1, 0, 1, 1], true),
+        problem([2, 140, 2, 3], [3, 140, 1, 1], [1, 0, 1, 1], false),
+        problem([2, 3, 12, 11], [4, 3, 1, 1], [1, 0, 1, 1], true),
+        // Depthwise: rows of one vector, of two, of more than four; turned round with and without padding.
+        problem([2, 3, 7, 14], [3, 1, 5, 5], [1, 2, 1, 3], true),
+        problem([1, 2, 5, 37], [2, 1, 7, 7], [1, 3, 1, 2], false),
+        problem([2, 2, 9, 9], [2, 1, 3, 3], [1, 0, 2, 2], true),
+        problem([1, 2, 6, 7], [2, 1, 3, 3], [1, 3, 1, 2], false),
+        problem([2, 3, 11, 35], [3, 1, 5, 5], [2, 2, 1, 3], true),
     ]
 }
 

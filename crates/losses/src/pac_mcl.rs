@@ -10,7 +10,6 @@ use candle_core::{D, DType, Tensor};
 use candle_nn::VarBuilder;
 use kernels::assignment;
 use kernels::spd::{Metric, Prepared, pair_distance};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::ops::{constant, label_count, log_softmax, mean, positive_part, quantile, same_dims, zero_of};
@@ -232,19 +231,17 @@ fn check_parts(anchor: &Tensor, positive: &Tensor, labels: &[u32]) -> Result<(us
 
 /// For each part of view 1 the aligned part of view 2 and its distance.
 fn align(how: Alignment, a: &Prepared, b: &Prepared, n: usize, parts: usize) -> Result<Vec<(usize, f64)>> {
-    let image = |i: usize| -> Result<Vec<(usize, f64)>> {
-        let cost = (0..parts * parts)
-            .map(|at| a.distance(i * parts + at / parts, b, i * parts + at % parts))
-            .collect::<kernels::Result<Vec<f64>>>()?;
+    let own = |image: usize| (0..parts * parts).map(move |at| (image * parts + at / parts, image * parts + at % parts));
+    let costs = a.distances(b, &(0..n).flat_map(own).collect::<Vec<_>>())?;
+    let image = |cost: &[f64]| -> Vec<(usize, f64)> {
         let matched = match how {
-            Alignment::Nearest => assignment::nearest(&cost, parts),
-            Alignment::Mutual => assignment::mutual(&cost, parts),
-            Alignment::Hungarian => assignment::hungarian(&cost, parts),
+            Alignment::Nearest => assignment::nearest(cost, parts),
+            Alignment::Mutual => assignment::mutual(cost, parts),
+            Alignment::Hungarian => assignment::hungarian(cost, parts),
         };
-        Ok(matched.into_iter().enumerate().map(|(p, q)| (q, cost[p * parts + q])).collect())
+        matched.into_iter().enumerate().map(|(p, q)| (q, cost[p * parts + q])).collect()
     };
-    let images = (0..n).into_par_iter().map(image).collect::<Result<Vec<_>>>()?;
-    Ok(images.into_iter().flatten().collect())
+    Ok(costs.chunks_exact(parts * parts).flat_map(image).collect())
 }
 
 /// For each part of view 1 its negatives, nearest first: one or `k` indices of view-2 parts, none where the batch
@@ -254,17 +251,8 @@ fn mine(negatives: Negatives, a: &Prepared, b: &Prepared, labels: &[u32], parts:
         Negatives::Hardest => 1,
         Negatives::SoftTopK(soft) => soft.k,
     };
-    let others =
-        |label: u32| -> Vec<usize> { (0..labels.len() * parts).filter(|q| labels[q / parts] != label).collect() };
-    let candidates: BTreeMap<u32, Vec<usize>> = labels.iter().map(|&label| (label, others(label))).collect();
-    let row = |r: usize| -> Result<Vec<usize>> {
-        let candidates = &candidates[&labels[r / parts]];
-        if candidates.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(a.hardest(r, b, candidates, k.min(candidates.len()))?.into_iter().map(|(q, _)| q).collect())
-    };
-    (0..labels.len() * parts).into_par_iter().map(row).collect()
+    let nearest = a.nearest_in_groups(b, parts, k, |i, j| labels[i] != labels[j])?;
+    Ok(nearest.into_iter().map(|found| found.into_iter().map(|(q, _)| q).collect()).collect())
 }
 
 /// The pairs whose distances enter the loss: the aligned pair of each row, then `widest` negatives of each row, padded

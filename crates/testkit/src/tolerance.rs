@@ -42,6 +42,8 @@ pub const IDENTITY_F64: f64 = 1e-10;
 
 /// Optimisers, schedules and averages in float64 against plain loops, over tens of steps.
 pub const OPTIMISER_F64: f64 = 1e-12;
+/// Optimisers, schedules and averages in float64 against PyTorch's trajectories of 20 steps.
+pub const TRAJECTORY_F64: f64 = 1e-10;
 /// Bars of a backbone against the parity files.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BackboneTolerance {
@@ -68,6 +70,21 @@ pub fn assert_close(what: &str, got: &[f64], want: &[f64], item: usize, bar: f64
     let error = relative_error(got, want, item);
     assert!(error <= bar, "{what}: relative error {error:.2e} is above {bar:.0e}");
 }
+
+/// Most levels (of 0 to 255) by which a decoded JPEG with subsampled chroma may differ from Pillow's: the decoders round
+/// differently in the cosine transform and when they spread chroma out.
+pub const JPEG_LEVELS: u8 = 3;
+/// The same where chroma is not subsampled.
+pub const JPEG_WHOLE_CHROMA_LEVELS: u8 = 2;
+/// The same in the mean over an image.
+pub const JPEG_MEAN_LEVELS: f64 = 0.5;
+/// The same for TIFF in CMYK, whose product is rounded down where Pillow rounds to nearest.
+pub const CMYK_TIFF_LEVELS: u8 = 1;
+/// Augmentations on float32 levels and normalised values of magnitude up to 3: a few roundings.
+pub const AUGMENT_F32: f32 = 2e-6;
+/// Rotation in float32: torchvision makes its grid of coordinates in float32, and interpolation magnifies their rounding
+/// by the difference of neighbours.
+pub const ROTATE_F32: f32 = 1e-5;
 
 #[cfg(test)]
 mod tests {

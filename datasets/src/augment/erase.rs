@@ -25,17 +25,24 @@ pub fn draw(size: usize, area: [f64; 2], aspect: [f64; 2], stream: &mut Stream) 
         return None;
     }
     for _ in 0..10 {
-        let target = (size * size) as f64 * stream.range(area[0], area[1]);
-        let ratio = exp(stream.range(ln(aspect[0]), ln(aspect[1])));
-        let height = (target * ratio).sqrt().round_ties_even() as usize;
-        let width = (target / ratio).sqrt().round_ties_even() as usize;
-        if height < size && width < size {
+        let share = stream.range(area[0], area[1]);
+        let log_aspect = stream.range(ln(aspect[0]), ln(aspect[1]));
+        if let Some((width, height)) = shape(size, share, log_aspect) {
             let top = stream.below(size - height + 1);
             let left = stream.below(size - width + 1);
             return Some(EraseParams { left, top, width, height });
         }
     }
     None
+}
+
+/// Width and height of a rectangle with this share of the area of a `size`×`size` view and this logarithm of height
+/// over width; `None` if it is as high or as wide as the view.
+pub fn shape(size: usize, share: f64, log_aspect: f64) -> Option<(usize, usize)> {
+    let (target, aspect) = ((size * size) as f64 * share, exp(log_aspect));
+    let height = (target * aspect).sqrt().round_ties_even() as usize;
+    let width = (target / aspect).sqrt().round_ties_even() as usize;
+    (height < size && width < size).then_some((width, height))
 }
 
 /// Sets the rectangle of `[3, S, S]` normalised values to 0, the mean colour.

@@ -1,7 +1,8 @@
 //! Augmentations: one a file, each as "draw parameters" and "apply given parameters".
 //!
-//! Cutting and flipping work on [`crate::Rgb`]; the rest on planes `[3, S, S]` of `f32`: jitter on levels in `[0, 1]`,
-//! rotation, erasing and tile shuffling on normalised values, where 0 is the mean colour.
+//! Cutting works on 8-bit pixels; the rest on planes `[3, S, S]` of `f32`: flip and jitter on levels in `[0, 1]`,
+//! rotation, erasing and tile shuffling on normalised values, where 0 is the mean colour. Each is what torchvision does
+//! with float tensors, tested against values made by it.
 
 pub mod erase;
 pub mod flip;
@@ -38,6 +39,9 @@ pub struct AugmentConfig {
     pub contrast: f64,
     /// Saturation factor, likewise.
     pub saturation: f64,
+    /// Hue is turned by a share of the colour circle from `[−h, h]`, at most 0.5; 0 is off.
+    #[serde(skip_serializing_if = "is_off")]
+    pub hue: f64,
     /// Share of the positive view's area that is erased, lowest and highest; `[0, 0]` is off.
     pub erase_area: [f64; 2],
     /// Height over width of the erased rectangle, lowest and highest.
@@ -56,11 +60,17 @@ impl Default for AugmentConfig {
             brightness: 0.3,
             contrast: 0.0,
             saturation: 0.0,
+            hue: 0.0,
             erase_area: [0.15, 0.45],
             erase_aspect: [0.3, 3.3],
             shuffle_grid: 2,
         }
     }
+}
+
+/// A setting that came later and is off is not written, so that the identity of cells without it stays the same.
+fn is_off(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl AugmentConfig {
@@ -97,6 +107,9 @@ impl AugmentConfig {
             if !(0.0..=10.0).contains(&value) {
                 return Err(setting(key, value.to_string(), "must be 0 to 10"));
             }
+        }
+        if !(0.0..=0.5).contains(&self.hue) {
+            return Err(setting("hue", self.hue.to_string(), "must be 0 to 0.5"));
         }
         if !(0.0..=1.0).contains(&self.flip) {
             return Err(setting("flip", self.flip.to_string(), "is a probability, 0 to 1"));

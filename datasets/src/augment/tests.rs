@@ -20,7 +20,7 @@ fn planes(size: usize) -> Vec<f32> {
 fn a_crop_without_resizing_is_the_rectangle() {
     let image = ramp(5, 4);
     let crop = CropParams { left: 2, top: 1, width: 2, height: 2 };
-    let got = random_resized_crop::apply(&image, crop, 2);
+    let got = random_resized_crop::apply(image.as_ref(), crop, 2);
     let want: Vec<u8> = [(2, 1), (3, 1), (2, 2), (3, 2)]
         .iter()
         .flat_map(|&(x, y): &(usize, usize)| image.data[(y * 5 + x) * 3..][..3].to_vec())
@@ -54,9 +54,9 @@ fn crops_cover_area_and_ratio() {
 
 #[test]
 fn a_flip_mirrors_columns() {
-    let mut image = Rgb { width: 3, height: 1, data: vec![1, 2, 3, 4, 5, 6, 7, 8, 9] };
-    flip::apply(&mut image);
-    assert_eq!(image.data, [7, 8, 9, 4, 5, 6, 1, 2, 3]);
+    let mut planes: Vec<f32> = (0..12u8).map(f32::from).collect();
+    flip::apply(&mut planes, 2);
+    assert_eq!(planes, [1.0, 0.0, 3.0, 2.0, 5.0, 4.0, 7.0, 6.0, 9.0, 8.0, 11.0, 10.0]);
     let mut stream = stream(3);
     let flips = (0..10_000).filter(|_| flip::draw(0.3, &mut stream)).count();
     // Five standard errors of a binomial: 5·√(10⁴·0.21) = 229.
@@ -92,28 +92,32 @@ fn jitter_steps_are_applied_in_order() {
 
 #[test]
 fn jitter_draws_every_order_and_leaves_out_what_is_off() {
-    let config = AugmentConfig { brightness: 0.3, contrast: 1.5, saturation: 0.2, ..AugmentConfig::default() };
-    let mut draws = stream(4);
-    let mut orders = std::collections::HashSet::new();
-    for _ in 0..500 {
-        let params = jitter::draw(&config, &mut draws);
-        orders.insert(params.steps.iter().map(|s| s.0 as usize).collect::<Vec<_>>());
+    let config =
+        AugmentConfig { brightness: 0.3, contrast: 1.5, saturation: 0.2, hue: 0.1, ..AugmentConfig::default() };
+    let (mut draws, mut hue) = (stream(4), stream(40));
+    let mut orders = std::collections::HashMap::new();
+    for _ in 0..24_000 {
+        let params = jitter::draw(&config, &mut draws, &mut hue);
+        *orders.entry(params.steps.iter().map(|s| s.0).collect::<Vec<_>>()).or_insert(0) += 1;
         for (part, factor) in params.steps {
             let range = match part {
                 JitterPart::Brightness => 0.7..1.3,
                 JitterPart::Contrast => 0.0..2.5,
                 JitterPart::Saturation => 0.8..1.2,
+                JitterPart::Hue => -0.1..0.1,
             };
             assert!(range.contains(&factor), "{part:?} {factor}");
         }
     }
-    assert_eq!(orders.len(), 6);
-    let only = jitter::draw(&AugmentConfig::default(), &mut draws);
+    assert_eq!(orders.len(), 24);
+    // Five standard errors: 5·√1000 = 158.
+    assert!(orders.values().all(|&n: &i32| (n - 1000).abs() < 160), "{orders:?}");
+    let only = jitter::draw(&AugmentConfig::default(), &mut draws, &mut hue);
     assert_eq!(only.steps.iter().map(|s| s.0).collect::<Vec<_>>(), [JitterPart::Brightness]);
     // What is on does not change what is drawn afterwards.
     let (mut one, mut two) = (stream(5), stream(5));
-    jitter::draw(&config, &mut one);
-    jitter::draw(&AugmentConfig::none(), &mut two);
+    jitter::draw(&config, &mut one, &mut hue);
+    jitter::draw(&AugmentConfig::none(), &mut two, &mut hue);
     assert_eq!(one.bits(), two.bits());
 }
 
@@ -127,6 +131,26 @@ fn a_quarter_turn_is_counter_clockwise() {
         let want = source[c * 9 + x * 3 + (2 - y)];
         assert!((got[c * 9 + y * 3 + x] - want).abs() < 1e-6, "{c} {y} {x}");
     }
+}
+
+#[test]
+fn pixels_inside_and_at_the_border_are_the_same_sum() {
+    // An image inside a frame of zeros: its border pixels are then inside, and come to the same.
+    let (size, frame) = (6, 4);
+    let framed_size = size + 2 * frame;
+    let mut plain = planes(size);
+    let mut framed = vec![0.0f32; 3 * framed_size * framed_size];
+    let at = |c: usize, y: usize, x: usize| (c * framed_size + y + frame) * framed_size + x + frame;
+    for (k, &value) in plain.iter().enumerate() {
+        framed[at(k / 36, k / 6 % 6, k % 6)] = value;
+    }
+    rotate::apply(&mut plain, size, RotateParams { degrees: 23.0 });
+    rotate::apply(&mut framed, framed_size, RotateParams { degrees: 23.0 });
+    for (k, value) in plain.iter().enumerate() {
+        let other = framed[at(k / 36, k / 6 % 6, k % 6)];
+        assert!((value - other).abs() <= 1e-6, "{k}: {value} {other}");
+    }
+    assert!(plain.iter().any(|&v| v != 0.0));
 }
 
 #[test]
@@ -215,6 +239,7 @@ fn settings_out_of_range_are_named() {
     assert_eq!(message(|c| c.flip = 1.5), "`flip` = 1.5: is a probability, 0 to 1");
     assert_eq!(message(|c| c.rotation = -3.0), "`rotation` = -3: must be 0 to 180 degrees");
     assert_eq!(message(|c| c.shuffle_grid = 0), "`shuffle_grid` = 0: must be 1 to the size of the views, 64");
+    assert_eq!(message(|c| c.hue = 0.6), "`hue` = 0.6: must be 0 to 0.5");
     assert_eq!(message(|c| c.contrast = -0.1), "`contrast` = -0.1: must be 0 to 10");
 }
 
@@ -224,7 +249,10 @@ fn settings_are_read_from_toml() {
     assert_eq!(config, AugmentConfig { rotation: 15.0, shuffle_grid: 4, ..AugmentConfig::default() });
     let error = toml::from_str::<AugmentConfig>("rotate = 15.0").unwrap_err().to_string();
     assert!(error.contains("unknown field `rotate`") && error.contains("`rotation`"), "{error}");
+    let coloured = AugmentConfig { hue: 0.1, ..AugmentConfig::default() };
+    assert_eq!(toml::from_str::<AugmentConfig>(&toml::to_string(&coloured).unwrap()).unwrap(), coloured);
     let text = toml::to_string(&AugmentConfig::none()).unwrap();
+    assert!(!text.contains("hue"), "what is off is not part of an identity: {text}");
     assert_eq!(toml::from_str::<AugmentConfig>(&text).unwrap(), AugmentConfig::none());
 }
 
@@ -249,10 +277,10 @@ proptest! {
     }
 
     #[test]
-    fn flipping_twice_changes_nothing(w in 1usize..20, h in 1usize..20) {
-        let mut image = ramp(w, h);
-        flip::apply(&mut image);
-        flip::apply(&mut image);
-        prop_assert_eq!(image, ramp(w, h));
+    fn flipping_twice_changes_nothing(size in 1usize..20) {
+        let mut image = planes(size);
+        flip::apply(&mut image, size);
+        flip::apply(&mut image, size);
+        prop_assert_eq!(image, planes(size));
     }
 }

@@ -145,10 +145,39 @@ impl PerClass {
     }
 }
 
+/// Draws leaves of the cultivars of one species.
+pub(crate) struct Painter {
+    seeds: Seeds,
+    species: Species,
+    separation: f64,
+}
+
+impl Painter {
+    /// The species that `seed` gives.
+    pub(crate) fn new(seed: u64, separation: f64) -> Self {
+        let seeds = Seeds::new(seed);
+        Self { seeds, species: Species::draw(seeds), separation }
+    }
+
+    /// Image `index` of a split of a class, `size` pixels square, as PNG. `place` is what an error calls it.
+    pub(crate) fn png(
+        &self,
+        class: usize,
+        split: Split,
+        index: usize,
+        size: usize,
+        place: &str,
+    ) -> Result<Vec<u8>, DatasetError> {
+        let cultivar = Cultivar::draw(&self.species, self.seeds, class, self.separation);
+        let pose = Pose::draw(&self.species, self.seeds, &format!("leaf {class} {split} {index}"));
+        encode(&draw::leaf(&cultivar, &pose, size), place)
+    }
+}
+
 /// Draws and encodes all images. The configuration is valid.
 pub(crate) fn generate(config: &GeneratedConfig) -> Result<Found, DatasetError> {
     let seeds = Seeds::new(config.seed);
-    let species = Species::draw(seeds);
+    let painter = Painter::new(config.seed, config.separation);
     let digits = config.classes.to_string().len();
     let classes: Vec<String> = (1..=config.classes).map(|c| format!("cultivar-{c:0digits$}")).collect();
     let mut jobs = Vec::new();
@@ -161,9 +190,7 @@ pub(crate) fn generate(config: &GeneratedConfig) -> Result<Found, DatasetError> 
         .par_iter()
         .map(|&(class, split, index)| {
             let place = format!("generated {} {split} image {index}", classes[class]);
-            let cultivar = Cultivar::draw(&species, seeds, class, config.separation);
-            let pose = Pose::draw(&species, seeds, &format!("leaf {class} {split} {index}"));
-            let bytes = encode(&draw::leaf(&cultivar, &pose, config.size), &place)?;
+            let bytes = painter.png(class, split, index, config.size, &place)?;
             let sha256 = sha256_hex(&bytes);
             Ok((split, Item { image: ImageSource::Bytes(bytes.into()), label: class as u32, place, sha256 }))
         })

@@ -1,9 +1,17 @@
 use std::sync::Arc;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use random::Seeds;
+use rayon::ThreadPool;
+
 use super::*;
+use crate::augment::AugmentConfig;
 use crate::model::{ImageSource, Item, sha256_hex};
 use crate::resize::{Filter, Fit, Resize};
 use crate::source::{DatasetConfig, load};
+use crate::views::{Normalise, WantViews, eval_view, train_views};
 
 const TOML: &str = "generated = { classes = 3, train_per_class = 4, test_per_class = 1, size = 40, seed = 5 }";
 
@@ -44,14 +52,13 @@ fn batches_hold_the_views_of_their_items_in_order() {
     let (set, plan) = (set(), plan());
     let loader = Loader::new(set.clone(), order(), plan.clone(), None);
     assert_eq!(loader.len(), 5);
-    let got: Vec<ViewBatch> = loader.collect();
+    let got: Vec<ViewBatch> = loader.map(Result::unwrap).collect();
     assert_eq!(got.iter().map(|b| b.indices.clone()).collect::<Vec<_>>(), order());
     let stride = 3 * 24 * 24;
     for batch in &got {
         assert_eq!(batch.anchor.len(), batch.indices.len() * stride);
         for (slot, &index) in batch.indices.iter().enumerate() {
-            let image = &set.images()[index];
-            let want = train_views(image, &plan.augment, 24, &plan.norm, plan.seeds, 1, index as u64, plan.want);
+            let want = train_views(set.image(index).unwrap(), &plan, index as u64);
             let part = |v: &[f32]| v[slot * stride..(slot + 1) * stride].to_vec();
             assert_eq!(part(&batch.anchor), want.anchor);
             assert_eq!(batch.positive.as_deref().map(part), want.positive);
@@ -63,10 +70,11 @@ fn batches_hold_the_views_of_their_items_in_order() {
 
 #[test]
 fn the_same_for_any_number_of_workers() {
-    let run = |threads| Loader::new(set(), order(), plan(), pool(threads)).collect::<Vec<_>>();
+    let run = |threads| Loader::new(set(), order(), plan(), pool(threads)).map(Result::unwrap).collect::<Vec<_>>();
     assert_eq!(run(1), run(2));
     let decode = |threads| pool(threads).unwrap().install(|| DecodedSet::new(&items(), working()).unwrap());
-    assert_eq!(decode(1).images(), decode(2).images());
+    let (one, two) = (decode(1), decode(2));
+    assert!((0..one.len()).all(|index| one.image(index).unwrap() == two.image(index).unwrap()));
 }
 
 #[test]
@@ -74,8 +82,8 @@ fn evaluation_batches_hold_evaluation_views() {
     let set = set();
     let plan =
         EvalPlan { eval: EvalConfig { resize: 28, filter: Filter::Bicubic }, size: 24, norm: Normalise::default() };
-    let got: Vec<ViewBatch> = Loader::eval(set.clone(), order(), plan.clone(), pool(2)).collect();
-    let want = eval_view(&set.images()[5], &plan.eval, 24, &plan.norm);
+    let got: Vec<ViewBatch> = Loader::eval(set.clone(), order(), plan.clone(), pool(2)).map(Result::unwrap).collect();
+    let want = eval_view(set.image(5).unwrap(), &plan.eval, 24, &plan.norm);
     assert_eq!(got[1].anchor[3 * 24 * 24..], want);
     assert!(got[1].positive.is_none() && got[1].teacher.is_none());
 }
@@ -88,6 +96,45 @@ fn dropped_in_the_middle_it_ends() {
         assert_eq!(loader.by_ref().take(taken).count(), taken);
         assert_eq!(loader.len(), 200 - taken);
         drop(loader);
+    }
+}
+
+#[test]
+fn a_slow_consumer_finds_no_more_than_four_batches_made() {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    let many: Vec<Vec<usize>> = (0..50).map(|i| vec![i % 12]).collect();
+    let mut loader = Loader::start(many, None, |indices| {
+        MADE.fetch_add(1, Ordering::SeqCst);
+        Ok(ViewBatch { indices, labels: vec![], anchor: vec![], positive: None, teacher: None })
+    });
+    for taken in 1..10 {
+        loader.next().unwrap().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let made = MADE.load(Ordering::SeqCst);
+        assert!((taken..=taken + DEPTH + 1).contains(&made), "{made} made, {taken} taken");
+    }
+}
+
+#[test]
+fn a_damaged_cache_is_an_error_in_place_of_the_batch_and_the_last_thing() {
+    let dir = tempfile::tempdir().unwrap();
+    DecodedSet::cached(&items(), working(), dir.path(), &mut |_| ()).unwrap();
+    let path = crate::cache::cache_path(&items(), working(), dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let stride = 32 * 32 * 3;
+    let begin = bytes.len() - 12 * stride;
+    for index in [5, 2] {
+        bytes[begin + index * stride + 7] ^= 1;
+    }
+    for threads in [1, 2] {
+        std::fs::write(&path, &bytes).unwrap();
+        let set = Arc::new(DecodedSet::cached(&items(), working(), dir.path(), &mut |_| ()).unwrap());
+        let batches = vec![vec![0, 1], vec![3, 2, 5, 4], vec![6]];
+        let mut loader = Loader::new(set, batches, plan(), pool(threads));
+        assert_eq!(loader.next().unwrap().unwrap().indices, [0, 1]);
+        let error = loader.next().unwrap().unwrap_err();
+        assert!(error.to_string().contains("the pixels of image 2 have the checksum"), "{error}");
+        assert!(loader.next().is_none() && loader.len() == 0);
     }
 }
 
@@ -106,15 +153,21 @@ fn the_first_bad_image_is_the_error() {
         items[index].place = place.into();
     }
     for threads in [1, 2] {
-        let error = pool(threads).unwrap().install(|| DecodedSet::new(&items, working()).unwrap_err());
-        assert!(error.to_string().starts_with("leaves.parquet row 4: "), "{error}");
-        assert_eq!(error.kind(), crate::error::ErrorKind::Image);
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, mapped) = pool(threads).unwrap().install(|| {
+            let mapped = DecodedSet::cached(&items, working(), dir.path(), &mut |_| ());
+            (DecodedSet::new(&items, working()).unwrap_err(), mapped.unwrap_err())
+        });
+        for error in [memory, mapped] {
+            assert!(error.to_string().starts_with("leaves.parquet row 4: "), "{error}");
+            assert_eq!(error.kind(), crate::error::ErrorKind::Image);
+        }
     }
 }
 
 #[test]
 fn a_decoded_set_has_the_working_size() {
     let set = set();
-    assert_eq!((set.len(), set.is_empty(), set.memory()), (12, false, 12 * 32 * 32 * 3));
+    assert_eq!((set.len(), set.is_empty(), set.memory(), set.mapped()), (12, false, 12 * 32 * 32 * 3, 0));
     assert_eq!(set.labels(), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
 }

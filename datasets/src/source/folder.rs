@@ -114,7 +114,7 @@ fn dropped(listing: &Listing) -> Result<Vec<String>, DatasetError> {
     listing.classes.values().flatten().map(|path| hash_file(path)).collect()
 }
 
-fn hash_file(path: &Path) -> Result<String, DatasetError> {
+pub(super) fn hash_file(path: &Path) -> Result<String, DatasetError> {
     let bytes = std::fs::read(path).map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
     Ok(sha256_hex(&bytes))
 }

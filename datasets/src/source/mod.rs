@@ -1,7 +1,10 @@
 //! Sources of datasets.
 
+mod anno;
 mod folder;
+mod imported;
 mod parquet;
+mod table;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,8 +14,22 @@ use serde::{Deserialize, Serialize};
 use crate::error::DatasetError;
 use crate::leaf::{self, GeneratedConfig};
 use crate::model::{Dataset, Found, Item};
+use crate::ufg::{UfgConfig, UfgId};
 
-/// Where a dataset comes from: `generated = { … }`, `parquet = { path = "…" }` or `folder = { path = "…" }`.
+pub(crate) use parquet::disagreement;
+pub(crate) use table::{Column, Table};
+
+/// The split that a source names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Train,
+    Test,
+    /// A validation split, under this name: told and left out.
+    Dropped(&'static str),
+}
+
+/// Where a dataset comes from: `ufg = { id = "…" }`, `generated = { … }`, `parquet = { path = "…" }`,
+/// `folder = { path = "…" }` or `anno = { path = "…" }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DatasetConfig {
@@ -22,6 +39,10 @@ pub enum DatasetConfig {
     Parquet(ParquetConfig),
     /// A folder of images.
     Folder(FolderConfig),
+    /// A folder of images with lists.
+    Anno(AnnoConfig),
+    /// A dataset of the UFG benchmark.
+    Ufg(UfgConfig),
 }
 
 /// A parquet file with the columns `image` (encoded bytes, or a struct with a field `bytes`), `split` (`train`, `test`;
@@ -44,13 +65,52 @@ pub struct FolderConfig {
     pub path: PathBuf,
 }
 
+/// A folder in the layout of the UFG archives: `images/*`, and the lists `anno/train.txt` and `anno/test.txt` with a line
+/// `filename label` for each image. Labels count from 1 and are the names of the classes. `anno/val.txt` is dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnnoConfig {
+    /// The folder. Relative paths are looked up beside the suite file, then in the current folder.
+    pub path: PathBuf,
+}
+
 impl DatasetConfig {
     /// The kinds by their names in a suite file, with a line about each.
     pub const KINDS: &[(&str, &str)] = &[
         ("generated", "leaf scans drawn by a program, with their shot structure (classes, train_per_class, …)"),
         ("parquet", "a file with the columns image, class_name and/or label, split (path)"),
         ("folder", "an ImageFolder with train/<class>/* and test/<class>/* (path)"),
+        ("anno", "a folder with images/*, anno/train.txt and anno/test.txt, labels from 1 (path)"),
+        (
+            "ufg",
+            "a dataset of the UFG benchmark, fetched or imported before (id, stand_in, data); ids: cotton80, soylocal, \
+             soygene, soyageing (the five stages, a dataset each), soyageing-r1, -r3, -r4, -r5, -r6, soyageing-pooled, \
+             soyglobal",
+        ),
     ];
+
+    /// The datasets that this one stands for, each with what is added to its name: itself, or for `soyageing` its five
+    /// stages (`-r1` …).
+    pub fn expanded(&self) -> Vec<(String, DatasetConfig)> {
+        match self {
+            DatasetConfig::Ufg(config) => {
+                config.expanded().into_iter().map(|(suffix, one)| (suffix, DatasetConfig::Ufg(one))).collect()
+            }
+            _ => vec![(String::new(), self.clone())],
+        }
+    }
+
+    /// The id under whose name the mean over this and its sister datasets is reported: `soyageing` for a stage.
+    pub fn group(&self) -> Option<&'static str> {
+        if let DatasetConfig::Ufg(config) = self { config.id.group().map(UfgId::name) } else { None }
+    }
+
+    /// Sets the data directory of a dataset of the benchmark whose settings name none.
+    pub fn set_data_directory(&mut self, directory: &Path) {
+        if let DatasetConfig::Ufg(config) = self {
+            config.data.get_or_insert_with(|| directory.to_owned());
+        }
+    }
 
     /// Checks what can be checked without touching a file.
     ///
@@ -61,6 +121,11 @@ impl DatasetConfig {
             DatasetConfig::Generated(config) => return config.validate(),
             DatasetConfig::Parquet(config) => ("parquet.path", &config.path),
             DatasetConfig::Folder(config) => ("folder.path", &config.path),
+            DatasetConfig::Anno(config) => ("anno.path", &config.path),
+            DatasetConfig::Ufg(config) => match &config.data {
+                Some(data) => ("ufg.data", data),
+                None => return Ok(()),
+            },
         };
         if path.as_os_str().is_empty() {
             let reason = "a path is needed".to_owned();
@@ -83,6 +148,8 @@ pub fn load(name: &str, config: &DatasetConfig, base: &Path) -> Result<Dataset, 
         DatasetConfig::Generated(config) => leaf::generate(config)?,
         DatasetConfig::Parquet(config) => parquet::read(&locate(name, &config.path, base)?)?,
         DatasetConfig::Folder(config) => folder::read(&locate(name, &config.path, base)?)?,
+        DatasetConfig::Anno(config) => anno::read(&locate(name, &config.path, base)?)?,
+        DatasetConfig::Ufg(config) => imported::read(config, base)?,
     };
     found.finish(name)
 }

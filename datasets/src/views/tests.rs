@@ -1,4 +1,7 @@
 use super::*;
+use crate::augment::JitterPart;
+use crate::decode::Rgb;
+use crate::resize::resize;
 
 const SEEDS: u64 = 42;
 
@@ -8,8 +11,12 @@ fn image(width: usize, height: usize) -> Rgb {
     Rgb { width, height, data: pixels.collect() }
 }
 
+fn plan(augment: &AugmentConfig, norm: Normalise, epoch: u64, want: WantViews) -> TrainPlan {
+    TrainPlan { augment: augment.clone(), size: 16, norm, seeds: Seeds::new(SEEDS), epoch, want }
+}
+
 fn views(augment: &AugmentConfig, epoch: u64, item: u64, want: WantViews) -> Views {
-    train_views(&image(32, 28), augment, 16, &Normalise::default(), Seeds::new(SEEDS), epoch, item, want)
+    train_views(image(32, 28).as_ref(), &plan(augment, Normalise::default(), epoch, want), item)
 }
 
 const ALL: WantViews = WantViews { positive: true, teacher: true };
@@ -46,7 +53,7 @@ fn the_teacher_differs_from_the_anchor_by_light_alone() {
     let norm = Normalise { mean: [0.0; 3], std: [1.0; 3] };
     let config = AugmentConfig { crop_scale: [0.3, 0.5], brightness: 0.2, rotation: 0.0, ..AugmentConfig::default() };
     let dark = Rgb { data: image(32, 28).data.iter().map(|v| v / 3).collect(), ..image(32, 28) };
-    let got = train_views(&dark, &config, 16, &norm, Seeds::new(SEEDS), 0, 0, ALL);
+    let got = train_views(dark.as_ref(), &plan(&config, norm, 0, ALL), 0);
     let (anchor, teacher) = (got.anchor, got.teacher.unwrap());
     // Nothing is clamped in a dark image, so the two differ by one factor.
     let factor = teacher[100] / anchor[100];
@@ -58,7 +65,7 @@ fn the_teacher_differs_from_the_anchor_by_light_alone() {
 fn the_positive_view_is_erased_then_shuffled() {
     // Without crop, flip and jitter, the tiles of the positive view are those of the anchor or partly erased.
     let config = AugmentConfig { erase_area: [0.15, 0.45], shuffle_grid: 2, ..AugmentConfig::none() };
-    let got = train_views(&image(16, 16), &config, 16, &Normalise::default(), Seeds::new(SEEDS), 0, 1, ALL);
+    let got = train_views(image(16, 16).as_ref(), &plan(&config, Normalise::default(), 0, ALL), 1);
     let (anchor, positive) = (got.anchor, got.positive.unwrap());
     let erased = positive[..256].iter().filter(|&&v| v == 0.0).count() as f64 / 256.0;
     assert!((0.12..0.5).contains(&erased), "{erased}");
@@ -77,7 +84,7 @@ fn the_positive_view_is_erased_then_shuffled() {
 #[test]
 fn without_augmentation_a_view_is_the_normalised_image() {
     let source = image(16, 16);
-    let got = train_views(&source, &AugmentConfig::none(), 16, &Normalise::default(), Seeds::new(1), 0, 0, ALL);
+    let got = train_views(source.as_ref(), &plan(&AugmentConfig::none(), Normalise::default(), 0, ALL), 0);
     assert_eq!(Some(&got.anchor), got.positive.as_ref());
     assert_eq!(Some(&got.anchor), got.teacher.as_ref());
     let want = (f32::from(source.data[(3 * 16 + 2) * 3 + 1]) / 255.0 - 0.456) / 0.224;
@@ -89,15 +96,58 @@ fn evaluation_cuts_the_centre() {
     let norm = Normalise { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
     let source = image(9, 5);
     let eval = EvalConfig { resize: 5, filter: Filter::Bilinear };
-    let got = eval_view(&source, &eval, 4, &norm);
+    let got = eval_view(source.as_ref(), &eval, 4, &norm);
     // Columns: (9 − 4) / 2 = 2.5 → 2; rows: 0.5 → 0, both rounded to even as torchvision does.
     for (c, y, x) in (0..3).flat_map(|c| (0..16).map(move |k| (c, k / 4, k % 4))) {
         let want = f32::from(source.data[(y * 9 + x + 2) * 3 + c]);
         assert!((got[c * 16 + y * 4 + x] - want).abs() < 1e-3, "{c} {y} {x}");
     }
-    let resized = eval_view(&source, &EvalConfig { resize: 10, filter: Filter::Bicubic }, 10, &norm);
-    let want = crate::resize::resize(&source, 18, 10, Filter::Bicubic);
+    let resized = eval_view(source.as_ref(), &EvalConfig { resize: 10, filter: Filter::Bicubic }, 10, &norm);
+    let want = resize(source.as_ref(), 18, 10, Filter::Bicubic);
     assert!((resized[0] - f32::from(want.data[4 * 3])).abs() < 1e-3);
+}
+
+/// Levels over 255, mirrored, jittered, normalised: step by step.
+fn plainly(cut: &Rgb, flipped: bool, steps: &[(JitterPart, f32)], norm: &Normalise) -> Vec<f32> {
+    let size = cut.width;
+    let mut planes: Vec<f32> =
+        (0..3).flat_map(|c| cut.data.iter().skip(c).step_by(3).map(|&v| f32::from(v) / 255.0)).collect();
+    if flipped {
+        flip::apply(&mut planes, size);
+    }
+    jitter::apply(&mut planes, &jitter::JitterParams { steps: steps.to_vec() });
+    norm.apply(&mut planes);
+    planes
+}
+
+#[test]
+fn rendering_in_one_go_gives_the_bits_of_the_single_steps() {
+    use JitterPart::{Brightness, Contrast, Hue, Saturation};
+    let (cut, norm) = (image(16, 16), Normalise::default());
+    let steps: &[&[(JitterPart, f32)]] = &[
+        &[],
+        &[(Brightness, 1.27)],
+        &[(Brightness, 0.0)],
+        &[(Brightness, 0.9), (Saturation, 1.4)],
+        &[(Contrast, 0.7), (Brightness, 1.6), (Hue, 0.2)],
+    ];
+    for (steps, flipped) in steps.iter().flat_map(|s| [(s, false), (s, true)]) {
+        let mut got = vec![f32::NAN; 3 * 256];
+        light::render(cut.as_ref(), (0, 0, 16, 16), flipped, steps, &norm, &mut got);
+        let want = plainly(&cut, flipped, steps, &norm);
+        assert!(got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits()), "{steps:?} {flipped}");
+    }
+}
+
+#[test]
+fn hue_changes_nothing_but_colours() {
+    let config = AugmentConfig { saturation: 0.2, ..AugmentConfig::default() };
+    let with = AugmentConfig { hue: 0.2, ..config.clone() };
+    let (one, two) = (views(&config, 0, 0, ALL), views(&with, 0, 0, ALL));
+    assert_ne!(one.anchor, two.anchor);
+    // The draws after it, of the erased rectangle, are the same ones.
+    let erased = |views: Views| views.positive.unwrap().iter().map(|&v| v == 0.0).collect::<Vec<_>>();
+    assert_eq!(erased(one), erased(two));
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn the_three_sources_are_read() {
 
 #[test]
 fn what_is_not_known_is_named() {
-    insta::assert_snapshot!(parse("zip = { path = \"x\" }").unwrap_err(), @"unknown variant `zip`, expected one of `generated`, `parquet`, `folder`");
+    insta::assert_snapshot!(parse("zip = { path = \"x\" }").unwrap_err(), @"unknown variant `zip`, expected one of `generated`, `parquet`, `folder`, `anno`, `ufg`");
     insta::assert_snapshot!(parse("folder = { file = \"x\" }").unwrap_err(), @"unknown field `file`, expected `path`");
     let leaves = |rest: &str| {
         parse(&format!("generated = {{ classes = 12, test_per_class = 6, size = 96, seed = 1, {rest} }}")).unwrap_err()

@@ -1,5 +1,6 @@
 //! Sources of datasets through the public interface: files as people bring them, and what is said when they are wrong.
 
+mod anno;
 mod config;
 mod decoding;
 mod folder;

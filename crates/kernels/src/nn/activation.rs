@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
 use crate::{Error, Result};
 
 /// Values that one task handles.
@@ -42,7 +42,7 @@ pub(super) fn rectify<T: Real>(v: T) -> T {
 
 /// `f(a, b)` elementwise, in pieces.
 fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
-    let mut out = vec![T::ZERO; a.len()];
+    let mut out = zeros::<T>(a.len());
     let pieces = out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
     pieces.for_each(|((out, a), b)| {
         for ((out, a), b) in out.iter_mut().zip(a).zip(b) {

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
 use super::dense::{product, rows, transposed};
 use super::wide::{Loop, wide};
 use crate::{Error, Result};
@@ -109,7 +109,7 @@ impl Attention {
 
     fn forward<T: Real>(&self, qkv: &[T]) -> Vec<T> {
         let (n, d, dim) = (self.tokens, self.width, self.dim());
-        let mut out = vec![T::ZERO; self.batch * n * dim];
+        let mut out = zeros::<T>(self.batch * n * dim);
         out.par_chunks_mut(n * dim).zip(qkv.par_chunks(n * 3 * dim)).for_each(|(out, qkv)| {
             T::with_scratch(n * n, |weights| {
                 for head in 0..self.heads {
@@ -125,7 +125,7 @@ impl Attention {
     /// With `dP = dO Vᵀ` and `dS` from it: `dQ = dS K`, `dK = dSᵀ Q`, `dV = Pᵀ dO`.
     fn backward<T: Real>(&self, qkv: &[T], gy: &[T]) -> Vec<T> {
         let (n, d, dim) = (self.tokens, self.width, self.dim());
-        let mut g = vec![T::ZERO; qkv.len()];
+        let mut g = zeros::<T>(qkv.len());
         let images = g.par_chunks_mut(n * 3 * dim).zip(qkv.par_chunks(n * 3 * dim)).zip(gy.par_chunks(n * dim));
         images.for_each(|((g, qkv), gy)| {
             T::with_scratch(2 * n * n, |scratch| {

@@ -1,8 +1,10 @@
 //! Contiguous host slices of tensors, and scratch memory that a worker keeps between calls.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor, WithDType};
+use rayon::prelude::*;
 
 use super::math::Smooth;
 use crate::{Error, Result};
@@ -60,6 +62,19 @@ macro_rules! real {
 }
 real!(f32);
 real!(f64);
+
+/// Zeros that one task writes.
+const CHUNK: usize = 64 * 1024;
+
+/// `len` zeros, written by all threads: clearing large memory takes as long as reading it.
+pub(crate) fn zeros<T: Real>(len: usize) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    let rest: &mut [MaybeUninit<T>] = &mut values.spare_capacity_mut()[..len];
+    rest.par_chunks_mut(CHUNK).for_each(|chunk| chunk.fill(MaybeUninit::new(T::ZERO)));
+    // SAFETY: the capacity is at least `len`, and the chunks above cover the first `len` values, all of which they write.
+    unsafe { values.set_len(len) };
+    values
+}
 
 /// Float32 or float64, or an error.
 pub(crate) fn check_dtype(op: &'static str, tensor: &Tensor) -> Result<()> {

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
 use super::moments::{lanes, lanes2};
 use super::pointwise::logistic;
 use crate::{Error, Result};
@@ -89,7 +89,7 @@ impl CustomOp1 for GlobalMean {
         by_dtype!(x, T => {
             let held = Held::new(&gy);
             let share = T::down(1.0 / self.map as f64);
-            let mut gx = vec![T::ZERO; x.elem_count()];
+            let mut gx = zeros::<T>(x.elem_count());
             let maps = gx.par_chunks_mut(self.map).zip(held.slice::<T>()?.par_iter()).with_min_len(8);
             maps.for_each(|(gx, gy)| gx.fill(*gy * share));
             Tensor::from_vec(gx, x.shape(), x.device())
@@ -106,7 +106,7 @@ impl Gated {
     fn backward<T: Real>(&self, x: &Tensor, gate: &Tensor, gy: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let (xs, gates, gys) = (Held::new(x), Held::new(gate), Held::new(gy));
         let (x_slice, gate_slice, gy_slice) = (xs.slice::<T>()?, gates.slice::<T>()?, gys.slice::<T>()?);
-        let mut gx = vec![T::ZERO; x_slice.len()];
+        let mut gx = zeros::<T>(x_slice.len());
         let maps = gx.par_chunks_mut(self.map).zip(x_slice.par_chunks(self.map)).zip(gy_slice.par_chunks(self.map));
         let slopes: Vec<T> = maps
             .zip(gate_slice.par_iter())
@@ -136,7 +136,7 @@ impl CustomOp2 for Gated {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let y = by_storage!(x, T => {
             let (x, gate) = (slice_of::<T>(x, lx)?, slice_of::<T>(gate, lg)?);
-            let mut y = vec![T::ZERO; x.len()];
+            let mut y = zeros::<T>(x.len());
             let maps = y.par_chunks_mut(self.map).zip(x.par_chunks(self.map)).zip(gate.par_iter()).with_min_len(8);
             maps.for_each(|((y, x), gate)| {
                 let s = logistic(*gate);
@@ -169,7 +169,7 @@ impl ScaledResidual {
         let (xs, scales, gys) = (Held::new(x), Held::new(scale), Held::new(gy));
         let (x_slice, scale_slice, gy_slice) = (xs.slice::<T>()?, scales.slice::<T>()?, gys.slice::<T>()?);
         let (map, image) = (self.map, self.channels * self.map);
-        let mut gx = vec![T::ZERO; x_slice.len()];
+        let mut gx = zeros::<T>(x_slice.len());
         gx.par_chunks_mut(image).zip(gy_slice.par_chunks(image)).for_each(|(gx, gy)| {
             for ((gx, gy), scale) in gx.chunks_mut(map).zip(gy.chunks(map)).zip(scale_slice) {
                 gx.iter_mut().zip(gy).for_each(|(gx, gy)| *gx = *scale * *gy);
@@ -203,7 +203,7 @@ impl CustomOp3 for ScaledResidual {
         let y = by_storage!(x, T => {
             let (s, x, scale) = (slice_of::<T>(shortcut, ls)?, slice_of::<T>(x, lx)?, slice_of::<T>(scale, lc)?);
             let (map, image) = (self.map, self.channels * self.map);
-            let mut y = vec![T::ZERO; x.len()];
+            let mut y = zeros::<T>(x.len());
             y.par_chunks_mut(image).zip(s.par_chunks(image).zip(x.par_chunks(image))).for_each(|(y, (s, x))| {
                 for (((y, s), x), scale) in y.chunks_mut(map).zip(s.chunks(map)).zip(x.chunks(map)).zip(scale) {
                     y.iter_mut().zip(s.iter().zip(x)).for_each(|(y, (s, x))| *y = *s + *scale * *x);

@@ -134,7 +134,7 @@ impl Geometry {
     }
 
     /// Distance between the runs of neighbouring output rows.
-    fn run_step(&self) -> usize {
+    pub(super) fn run_step(&self) -> usize {
         self.config.stride * self.config.stride * self.phase()
     }
 

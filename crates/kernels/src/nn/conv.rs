@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
 use super::columns::Geometry;
-use super::{dense, depthwise};
+use super::{dense, depthwise, merged};
 use crate::{Error, Result};
 
 const OP: &str = "conv2d";
@@ -47,8 +47,8 @@ impl Conv2dConfig {
 ///
 /// The products are matrix products on column buffers of a few images at a time, reused by each worker; a 1×1
 /// kernel of stride 1 needs no columns; one input channel per group (depthwise) runs as a direct loop. The filter
-/// gradient is accumulated over at most eight fixed pieces of the batch that are added in order, so values and
-/// gradients are the same bits for any number of threads.
+/// gradient is accumulated over at most eight fixed pieces of the batch that are added in order, or over the whole batch for
+/// 1×1 kernels on small maps, so values and gradients are the same bits for any number of threads.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Attribute`] or [`Error::Dtype`] where the arguments do not fit together.
@@ -117,7 +117,13 @@ impl Conv {
 
     fn forward<T: Real>(&self, x: &[T], w: &[T], bias: Option<&[T]>) -> CpuStorage {
         let g = &self.geometry;
-        let y = if g.is_depthwise() { depthwise::forward(g, x, w, bias) } else { dense::forward(g, x, w, bias) };
+        let y = if g.is_depthwise() {
+            depthwise::forward(g, x, w, bias)
+        } else if merged::applies(g) {
+            merged::forward(g, x, w, bias)
+        } else {
+            dense::forward(g, x, w, bias)
+        };
         T::to_cpu_storage_owned(y)
     }
 
@@ -139,6 +145,8 @@ impl Conv {
         let (x_slice, w_slice, gy_slice) = (xs.slice::<T>()?, ws.slice::<T>()?, gys.slice::<T>()?);
         let (gx, gw) = if g.is_depthwise() {
             depthwise::backward(g, x_slice, w_slice, gy_slice, want)
+        } else if merged::applies(g) {
+            merged::backward(g, x_slice, w_slice, gy_slice, want)
         } else {
             dense::backward(g, x_slice, w_slice, gy_slice, want)
         };

@@ -3,7 +3,7 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::buffers::Real;
+use super::buffers::{Real, zeros};
 use super::columns::Geometry;
 use super::conv::Want;
 
@@ -11,6 +11,12 @@ use super::conv::Want;
 const COLUMNS: usize = 256;
 /// Pieces of the batch over which the filter gradient is accumulated; fixed, so that sums never depend on threads.
 const PIECES: usize = 8;
+/// The same for filters of many values, whose partial gradients would cost more to clear and add than they gain.
+const LARGE_PIECES: usize = 4;
+/// Values of such a filter.
+const LARGE: usize = 256 * 1024;
+/// Values that one task adds up.
+const CHUNK: usize = 16 * 1024;
 
 /// A matrix inside a slice: element `(i, j)` at `i·row + j·col`.
 #[derive(Clone, Copy)]
@@ -93,7 +99,7 @@ fn gather_columns<T: Real>(
 
 /// Output of the convolution, [B, O, H', W'].
 pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
-    let mut y = vec![T::ZERO; g.batch * g.c_out * g.map()];
+    let mut y = zeros::<T>(g.batch * g.c_out * g.map());
     let per_image = g.c_out * g.map();
     let tile = images_per_product(g);
     y.par_chunks_mut(tile * per_image).enumerate().for_each(|(index, y)| {
@@ -176,8 +182,9 @@ pub(super) fn by_pieces<T: Real>(
     weights: usize,
     f: impl Fn(usize, usize, Option<&mut [T]>, Option<&mut [T]>) + Sync,
 ) -> (Option<Vec<T>>, Option<Vec<T>>) {
-    let piece = g.batch.div_ceil(PIECES).max(1);
-    let mut gx = want.x.then(|| vec![T::ZERO; g.batch * g.image()]);
+    let pieces = if weights < LARGE { PIECES } else { LARGE_PIECES };
+    let piece = g.batch.div_ceil(pieces).max(1);
+    let mut gx = want.x.then(|| zeros::<T>(g.batch * g.image()));
     let slices: Vec<Option<&mut [T]>> = match gx.as_deref_mut() {
         Some(gx) => gx.chunks_mut(piece * g.image()).map(Some).collect(),
         None => (0..g.batch.div_ceil(piece)).map(|_| None).collect(),
@@ -194,10 +201,13 @@ pub(super) fn by_pieces<T: Real>(
         .collect();
     let gw = want.weight.then(|| {
         let mut parts = partial.into_iter().flatten();
-        let mut sum = parts.next().unwrap_or_else(|| vec![T::ZERO; weights]);
-        for part in parts {
-            sum.iter_mut().zip(&part).for_each(|(sum, part)| *sum += *part);
-        }
+        let mut sum = parts.next().unwrap_or_else(|| zeros::<T>(weights));
+        let rest: Vec<Vec<T>> = parts.collect();
+        sum.par_chunks_mut(CHUNK).enumerate().for_each(|(index, sum)| {
+            for part in &rest {
+                sum.iter_mut().zip(&part[index * CHUNK..]).for_each(|(sum, part)| *sum += *part);
+            }
+        });
         sum
     });
     (gx, gw)

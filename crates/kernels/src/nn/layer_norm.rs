@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
 use super::layer_pieces::{Backward, Forward, Moments, Piece};
 use super::wide::wide;
 use crate::{Error, Result};
@@ -98,7 +98,7 @@ impl LayerNorm {
 
     fn forward<T: Real>(&self, x: &[T], gamma: &[T], beta: &[T]) -> Vec<T> {
         let len = self.piece_len();
-        let mut y = vec![T::ZERO; x.len()];
+        let mut y = zeros::<T>(x.len());
         let pieces = y.par_chunks_mut(len).zip(x.par_chunks(len)).zip(self.moments.par_chunks(len / self.channels));
         pieces.for_each(|((y, x), moments)| wide(Forward { piece: self.piece(), x, moments, gamma, beta, y }));
         y
@@ -108,7 +108,7 @@ impl LayerNorm {
         let (xs, gammas, gys) = (Held::new(x), Held::new(gamma), Held::new(gy));
         let (x_slice, gamma_slice, gy_slice) = (xs.slice::<T>()?, gammas.slice::<T>()?, gys.slice::<T>()?);
         let len = self.piece_len();
-        let mut gx = vec![T::ZERO; x_slice.len()];
+        let mut gx = zeros::<T>(x_slice.len());
         let pieces = gx.par_chunks_mut(len).zip(x_slice.par_chunks(len)).zip(gy_slice.par_chunks(len));
         let partial: Vec<Vec<[f64; 2]>> = pieces
             .zip(self.moments.par_chunks(len / self.channels))

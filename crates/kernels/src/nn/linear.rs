@@ -3,16 +3,17 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
 use super::conv::Want;
 use super::dense::{product, rows, transposed};
 use crate::{Error, Result};
 
 const OP: &str = "linear";
-/// Tokens of a forward piece.
+/// Tokens of a piece at least, and pieces at most: every piece reorders the whole weight once.
 const TOKENS: usize = 128;
+const PIECES: usize = 8;
 /// Outputs of a piece of the weight's gradient.
-const OUTPUTS: usize = 96;
+const OUTPUTS: usize = 192;
 
 /// `y = x Wᵀ + b` of every token: `x` [.., I], `weight` [O, I], `bias` `[O]`, the result [.., O].
 ///
@@ -48,10 +49,15 @@ struct Linear {
 }
 
 impl Linear {
+    /// Tokens of a piece, by the shape alone.
+    fn piece(&self) -> usize {
+        self.tokens.div_ceil(PIECES).next_multiple_of(8).max(TOKENS)
+    }
+
     fn forward<T: Real>(&self, x: &[T], w: &[T], b: &[T]) -> Vec<T> {
         let Self { tokens, inputs, outputs } = *self;
-        let mut y = vec![T::ZERO; tokens * outputs];
-        let pieces = y.par_chunks_mut(TOKENS * outputs).zip(x.par_chunks(TOKENS * inputs));
+        let mut y = zeros::<T>(tokens * outputs);
+        let pieces = y.par_chunks_mut(self.piece() * outputs).zip(x.par_chunks(self.piece() * inputs));
         pieces.for_each(|(y, x)| {
             y.chunks_mut(outputs).for_each(|y| y.copy_from_slice(b));
             let size = (y.len() / outputs, outputs, inputs);
@@ -63,15 +69,15 @@ impl Linear {
     fn backward<T: Real>(&self, x: &[T], w: &[T], gy: &[T], want: Want) -> (Option<Vec<T>>, Option<Vec<T>>) {
         let Self { tokens, inputs, outputs } = *self;
         let gx = want.x.then(|| {
-            let mut gx = vec![T::ZERO; tokens * inputs];
-            gx.par_chunks_mut(TOKENS * inputs).zip(gy.par_chunks(TOKENS * outputs)).for_each(|(gx, gy)| {
+            let mut gx = zeros::<T>(tokens * inputs);
+            gx.par_chunks_mut(self.piece() * inputs).zip(gy.par_chunks(self.piece() * outputs)).for_each(|(gx, gy)| {
                 let size = (gx.len() / inputs, inputs, outputs);
                 product(size, (gx, inputs), false, (gy, rows(outputs)), (w, rows(inputs)));
             });
             gx
         });
         let gw = want.weight.then(|| {
-            let mut gw = vec![T::ZERO; outputs * inputs];
+            let mut gw = zeros::<T>(outputs * inputs);
             gw.par_chunks_mut(OUTPUTS * inputs).enumerate().for_each(|(index, gw)| {
                 let size = (gw.len() / inputs, inputs, tokens);
                 let gy = &gy[index * OUTPUTS..];

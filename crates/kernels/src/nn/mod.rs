@@ -16,6 +16,7 @@ mod layer_norm;
 mod layer_pieces;
 mod linear;
 mod math;
+mod merged;
 mod moments;
 mod norm;
 mod pointwise;

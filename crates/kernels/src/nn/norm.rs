@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
 use super::activation::rectify;
-use super::buffers::{Held, Real, by_dtype, by_storage, slice_of};
+use super::buffers::{Held, Real, by_dtype, by_storage, slice_of, zeros};
 use super::moments::{OP, Sizes, check_vector, lanes, lanes2};
 use crate::{Error, Result, host};
 
@@ -151,7 +151,7 @@ impl Norm {
                 [mean, T::down(scale), T::down(beta[c].up() - scale * rest)]
             })
             .collect();
-        let mut y = vec![T::ZERO; x.len()];
+        let mut y = zeros::<T>(x.len());
         let image = channels * map;
         y.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(y, x)| {
             for ((y, x), [mean, scale, shift]) in y.chunks_mut(map).zip(x.chunks(map)).zip(&lines) {
@@ -176,7 +176,7 @@ impl Norm {
     /// `g` before the rectifier: zero where the result is not above zero.
     fn through_relu<T: Real>(&self, gy: &[T], y: &[T]) -> Vec<T> {
         let image = self.sizes.channels * self.sizes.map;
-        let mut g = vec![T::ZERO; gy.len()];
+        let mut g = zeros::<T>(gy.len());
         g.par_chunks_mut(image).zip(gy.par_chunks(image).zip(y.par_chunks(image))).for_each(|(g, (gy, y))| {
             for ((g, gy), y) in g.iter_mut().zip(gy).zip(y) {
                 *g = if *y > T::ZERO { *gy } else { T::ZERO };
@@ -200,7 +200,9 @@ impl Norm {
     }
 
     /// `∂x = γ/σ (g − Σg/n − x̂ Σ(g x̂)/n)` with batch statistics, `γ/σ g` with given ones.
-    fn data_gradient<T: Real>(&self, x: &[T], g: &[T], gamma: &[T], sums: &[Sums]) -> Vec<T> {
+    ///
+    /// In the place of `g`.
+    fn data_gradient<T: Real>(&self, x: &[T], mut g: Vec<T>, gamma: &[T], sums: &[Sums]) -> Vec<T> {
         let Sizes { channels, map, .. } = self.sizes;
         let n = self.sizes.count() as f64;
         let lines: Vec<[T; 4]> = (0..channels)
@@ -217,29 +219,21 @@ impl Norm {
             })
             .collect();
         let image = channels * map;
-        let mut gx = vec![T::ZERO; x.len()];
-        gx.par_chunks_mut(image).zip(x.par_chunks(image).zip(g.par_chunks(image))).for_each(|(gx, (x, g))| {
-            let maps = gx.chunks_mut(map).zip(x.chunks(map)).zip(g.chunks(map)).zip(&lines);
-            for (((gx, x), g), [scale, slope, shift, mean]) in maps {
-                for ((gx, x), g) in gx.iter_mut().zip(x).zip(g) {
-                    *gx = *scale * *g + (*slope * (*x - *mean) + *shift);
+        g.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(g, x)| {
+            for ((g, x), [scale, slope, shift, mean]) in g.chunks_mut(map).zip(x.chunks(map)).zip(&lines) {
+                for (g, x) in g.iter_mut().zip(x) {
+                    *g = *scale * *g + (*slope * (*x - *mean) + *shift);
                 }
             }
         });
-        gx
+        g
     }
 
     fn backward<T: Real>(&self, x: &Tensor, gamma: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Gradients> {
         let (xs, gammas, ys, gys) = (Held::new(x), Held::new(gamma), Held::new(y), Held::new(gy));
         let x_slice = xs.slice::<T>()?;
-        let masked;
-        let g = if self.relu {
-            masked = self.through_relu::<T>(gys.slice()?, ys.slice()?);
-            &masked[..]
-        } else {
-            gys.slice::<T>()?
-        };
-        let sums = self.sums(x_slice, g);
+        let g = if self.relu { self.through_relu::<T>(gys.slice()?, ys.slice()?) } else { gys.slice::<T>()?.to_vec() };
+        let sums = self.sums(x_slice, &g);
         let device = x.device();
         let vector = |f: &dyn Fn(usize) -> f64| {
             let values: Vec<T> = (0..self.sizes.channels).map(|c| T::down(f(c))).collect();

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
 use super::wide::{Loop, wide};
 use crate::Result;
 
@@ -89,7 +89,7 @@ impl<T: Real> Loop for Slopes<'_, T> {
 
 impl Activation {
     fn forward<T: Real>(self, x: &[T]) -> Vec<T> {
-        let mut y = vec![T::ZERO; x.len()];
+        let mut y = zeros::<T>(x.len());
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| wide(Values { kind: self, x, out }));
         y
     }
@@ -97,7 +97,7 @@ impl Activation {
     fn backward<T: Real>(self, x: &Tensor, gy: &Tensor) -> candle_core::Result<Tensor> {
         let (xs, gys) = (Held::new(x), Held::new(gy));
         let (x_slice, gy_slice) = (xs.slice::<T>()?, gys.slice::<T>()?);
-        let mut gx = vec![T::ZERO; x_slice.len()];
+        let mut gx = zeros::<T>(x_slice.len());
         let pieces = gx.par_chunks_mut(CHUNK).zip(x_slice.par_chunks(CHUNK)).zip(gy_slice.par_chunks(CHUNK));
         pieces.for_each(|((out, x), gy)| wide(Slopes { kind: self, x, gy, out }));
         Tensor::from_vec(gx, x.shape(), x.device())

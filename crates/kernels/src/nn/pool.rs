@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
 use crate::{Error, Result};
 
 const OP: &str = "max_pool2d";
@@ -77,7 +77,7 @@ impl MaxPool {
 
     fn forward<T: Real>(&self, x: &[T]) -> Vec<T> {
         let (plane, map) = (self.height * self.width, self.oh * self.ow);
-        let mut y = vec![T::ZERO; self.batch * self.channels * map];
+        let mut y = zeros::<T>(self.batch * self.channels * map);
         y.par_chunks_mut(map).zip(x.par_chunks(plane)).with_min_len(8).for_each(|(y, x)| {
             T::with_scratch(self.width, |row| self.forward_map(x, y, row));
         });
@@ -109,7 +109,7 @@ impl MaxPool {
         let (xs, ys, gys) = (Held::new(x), Held::new(y), Held::new(gy));
         let (x_slice, y_slice, gy_slice) = (xs.slice::<T>()?, ys.slice::<T>()?, gys.slice::<T>()?);
         let (plane, map) = (self.height * self.width, self.oh * self.ow);
-        let mut gx = vec![T::ZERO; x_slice.len()];
+        let mut gx = zeros::<T>(x_slice.len());
         gx.par_chunks_mut(plane)
             .zip(x_slice.par_chunks(plane))
             .zip(y_slice.par_chunks(map).zip(gy_slice.par_chunks(map)))

@@ -6,7 +6,7 @@
 //! `(I − T_AB) / 2δ` and `(I − T_BA) / 2δ`, need no further factorisation:
 //! `I − T_AB = A^{-½} (A^½ − Uᵀ B^½)`.
 
-use super::eigen::{Eigen, NoConvergence, eigenvalues};
+use super::eigen::{Eigen, NoConvergence, eigenvalues_of};
 use super::iterate::{SMALLEST, Scratch, polar_factor};
 use super::linalg::{Form, accumulate, square};
 use super::simd::{dispatched, dot, squared_difference};
@@ -148,29 +148,57 @@ fn turn(rows: &mut [f64], d: usize, i: usize, j: usize, c: f64, s: f64) {
 /// The distance alone, to a relative accuracy of `1e-9` in its square or better: from the eigenvalues of `A^½ B A^½`
 /// where they carry that accuracy, else as [`polar`], for which here the singular values may be further apart.
 pub(crate) fn value(a: Root, b: Root, d: usize, scratch: &mut Scratch) -> Result<f64, NoConvergence> {
-    if a.root == b.root {
-        return Ok(0.0);
-    }
-    let f = square((b.root, Form::Plain), (a.root, Form::Plain), d);
-    // An error of a few ε λ_max in an eigenvalue λ moves its root by that over 2 √λ.
-    let error = |from_roots: f64| 4.0 * f64::EPSILON * (from_roots + a.trace + b.trace);
-    let least = (a.least * b.least).sqrt();
-    let values = if error(a.largest * b.largest / least) <= VALUE_ONLY * (a.trace + b.trace) {
-        eigenvalues(&gram(&f, d), d)?
-    } else {
-        Vec::new() // Cannot carry it.
-    };
-    if values.first().is_some_and(|&v| v > 0.0) {
-        let roots: Vec<f64> = values.iter().map(|v| v.sqrt()).collect();
-        let squared = a.trace + b.trace - 2.0 * roots.iter().sum::<f64>();
-        if error(roots.iter().map(|r| values[d - 1] / r).sum()) <= VALUE_ONLY * squared {
-            return Ok(squared.sqrt());
+    values(&[(a, b)], d, scratch).remove(0)
+}
+
+/// As [`value`], of several pairs.
+pub(crate) fn values(pairs: &[(Root, Root)], d: usize, scratch: &mut Scratch) -> Vec<Result<f64, NoConvergence>> {
+    let products: Vec<Vec<f64>> =
+        pairs.iter().map(|(a, b)| square((b.root, Form::Plain), (a.root, Form::Plain), d)).collect();
+    // Eigenvalues of the pairs that they serve, in the order of the pairs.
+    let serves: Vec<bool> = pairs.iter().map(|&(a, b)| a.root != b.root && eigenvalues_serve(a, b)).collect();
+    let grams: Vec<Vec<f64>> =
+        products.iter().zip(&serves).filter(|(_, serve)| **serve).map(|(f, _)| gram(f, d)).collect();
+    let views: Vec<&[f64]> = grams.iter().map(Vec::as_slice).collect();
+    let mut spectra = eigenvalues_of(&views, d).into_iter();
+    let one = |((&(a, b), f), serve): ((&(Root, Root), &Vec<f64>), bool)| {
+        if a.root == b.root {
+            return Ok(0.0);
         }
+        let spectrum = if serve { spectra.next().transpose()? } else { None };
+        match spectrum.and_then(|values| by_eigenvalues(a, b, &values)) {
+            Some(distance) => Ok(distance),
+            None => match by_products(f, (a, b), d, SMALLEST, scratch) {
+                Some(polar) => Ok(polar.distance),
+                None => Ok(by_singular_values(f, (a.root, b.root), d)?.distance),
+            },
+        }
+    };
+    pairs.iter().zip(&products).zip(serves.iter().copied()).map(one).collect()
+}
+
+/// What an error of a few `ε λ_max` in each eigenvalue `λ` of `A^½ B A^½` does to a sum of roots: that over `2 √λ`, here
+/// for the sum of `λ_max / √λ`.
+fn spectral_error(a: Root, b: Root, from_roots: f64) -> f64 {
+    4.0 * f64::EPSILON * (from_roots + a.trace + b.trace)
+}
+
+/// Whether the eigenvalues of `A^½ B A^½` can carry the accuracy of [`value`].
+fn eigenvalues_serve(a: Root, b: Root) -> bool {
+    let least = (a.least * b.least).sqrt();
+    spectral_error(a, b, a.largest * b.largest / least) <= VALUE_ONLY * (a.trace + b.trace)
+}
+
+/// The distance by the ascending eigenvalues of `A^½ B A^½`, if they carry its accuracy.
+fn by_eigenvalues(a: Root, b: Root, values: &[f64]) -> Option<f64> {
+    let largest = *values.last()?;
+    if values[0] <= 0.0 {
+        return None;
     }
-    match by_products(&f, (a, b), d, SMALLEST, scratch) {
-        Some(polar) => Ok(polar.distance),
-        None => Ok(by_singular_values(&f, (a.root, b.root), d)?.distance),
-    }
+    let roots: Vec<f64> = values.iter().map(|v| v.sqrt()).collect();
+    let squared = a.trace + b.trace - 2.0 * roots.iter().sum::<f64>();
+    let error = spectral_error(a, b, roots.iter().map(|r| largest / r).sum());
+    (error <= VALUE_ONLY * squared).then(|| squared.sqrt())
 }
 
 /// `√(tr A + tr B − 2 Σ √(λ_k(B) v_kᵀ A v_k))` over the eigenpairs of `B`: at most the distance. Lowered by what

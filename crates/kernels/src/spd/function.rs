@@ -1,15 +1,15 @@
 //! Functions of symmetric matrices, and their derivatives.
 
-use std::sync::Arc;
+use std::cell::RefCell;
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::eigen::Eigen;
 use super::input::Batch;
-use super::linalg::{Form, from_spectrum, square, symmetrise};
+use super::linalg::{Form, accumulate, from_spectrum, from_spectrum_to, product, symmetrise};
 use super::saved;
-use crate::Result;
+use super::simd::dispatched;
+use crate::{Result, host};
 
 /// A scalar function applied to the spectrum.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,82 +40,178 @@ impl Function {
         }
     }
 
-    /// The divided difference `(f(x) − f(y)) / (x − y)`, `f'(x)` for `x = y`, without cancellation;
-    /// `fx` and `fy` are the values.
-    fn divided(self, x: f64, y: f64, fx: f64, fy: f64) -> f64 {
+    /// Multiplies entry `(i, j)` of the `d`×`d` matrix `inner` by the divided difference `(f(x_i) − f(x_j)) / (x_i − x_j)`,
+    /// `f'(x_i)` for `x_i = x_j`, without cancellation; `f` has the values.
+    fn multiply_divided(self, x: &[f64], f: &[f64], inner: &mut [f64]) {
         match self {
-            Self::Log => {
-                let ratio = (x - y) / (x + y);
-                if ratio.abs() > 0.5 {
-                    (fx - fy) / (x - y) // Values a factor of 3 apart or more: nothing cancels.
-                } else if ratio == 0.0 {
-                    2.0 / (x + y)
-                } else {
-                    // ln(x / y) = 2 artanh ratio
-                    (2.0 * ratio / (1.0 - ratio)).ln_1p() / (x - y)
-                }
-            }
-            Self::Sqrt => 1.0 / (fx + fy),
-            Self::InvSqrt => -(fx * fy) * (fx * fy) / (fx + fy),
-            Self::Exp => {
-                let gap = (x - y).abs();
-                fx.max(fy) * if gap == 0.0 { 1.0 } else { -(-gap).exp_m1() / gap }
-            }
+            Self::Log => multiply_log(x, f, inner),
+            Self::Sqrt => multiply_sqrt(f, inner),
+            Self::InvSqrt => multiply_inv_sqrt(f, inner),
+            Self::Exp => multiply_exp(x, f, inner),
         }
     }
 
     /// The function of a matrix.
     pub(crate) fn matrix(self, eigen: &Eigen) -> Vec<f64> {
-        let values: Vec<f64> = match (self, &eigen.centre) {
+        from_spectrum(&eigen.vectors, &self.spectrum(eigen))
+    }
+
+    /// The function of the eigenvalues.
+    fn spectrum(self, eigen: &Eigen) -> Vec<f64> {
+        match (self, &eigen.centre) {
             (Self::Log, Some((centre, offsets))) => {
                 offsets.iter().map(|offset| centre.ln() + (offset / centre).ln_1p()).collect()
             }
             _ => eigen.values.iter().map(|&v| self.value(v)).collect(),
-        };
-        from_spectrum(&eigen.vectors, &values)
+        }
     }
 
     /// Gradient of `⟨G, f(A)⟩` by Daleckii and Krein: `V (K ∘ (Vᵀ G V)) Vᵀ` with the divided differences `K`.
     pub(crate) fn gradient(self, eigen: &Eigen, g: &[f64]) -> Vec<f64> {
+        let mut out = g.to_vec();
+        self.gradient_in_place(eigen, &mut out, &mut Room::default());
+        out
+    }
+
+    /// As [`Function::gradient`]; `g` becomes the gradient.
+    fn gradient_in_place(self, eigen: &Eigen, g: &mut [f64], room: &mut Room) {
         let d = eigen.values.len();
         let vectors = &eigen.vectors;
         let values: Vec<f64> = eigen.values.iter().map(|&v| self.value(v)).collect();
-        let half = square((vectors, Form::Plain), (g, Form::Plain), d);
-        let mut inner = square((&half, Form::Plain), (vectors, Form::Transposed), d);
-        symmetrise(&mut inner, d);
-        for i in 0..d {
-            for j in 0..=i {
-                let k = self.divided(eigen.values[i], eigen.values[j], values[i], values[j]);
-                inner[i * d + j] *= k;
-                inner[j * d + i] = inner[i * d + j];
-            }
-        }
-        let half = square((vectors, Form::Transposed), (&inner, Form::Plain), d);
-        let mut out = square((&half, Form::Plain), (vectors, Form::Plain), d);
-        symmetrise(&mut out, d);
-        out
+        room.half.resize(d * d, 0.0);
+        room.inner.resize(d * d, 0.0);
+        let (half, inner) = (&mut room.half, &mut room.inner);
+        symmetrise(g, d);
+        product(half, (vectors, Form::Plain), (g, Form::Plain), d, d, d);
+        accumulate(inner, (0.0, 1.0), (half, Form::Plain), (vectors, Form::Transposed), (d, d, d), true);
+        self.multiply_divided(&eigen.values, &values, inner);
+        product(half, (inner, Form::Plain), (vectors, Form::Plain), d, d, d);
+        accumulate(g, (0.0, 1.0), (vectors, Form::Transposed), (half, Form::Plain), (d, d, d), true);
     }
 
     /// The op.
     pub(crate) fn apply(self, a: &Tensor) -> Result<Tensor> {
-        let batch = Batch::read(self.name(), "a", a)?;
+        let name = self.name();
+        let batch = Batch::read(name, "a", a)?;
         let eigen = match self {
-            Self::Exp => batch.eigen(self.name())?,
-            Self::Log | Self::Sqrt | Self::InvSqrt => batch.positive_eigen(self.name())?,
+            Self::Exp => batch.eigen(name)?,
+            Self::Log | Self::Sqrt | Self::InvSqrt => batch.positive_eigen(name, 1.0)?,
         };
-        let size = batch.d * batch.d;
-        let values = eigen.par_iter().map(|e| self.matrix(e)).collect::<Vec<_>>().concat();
-        let eigen = Arc::new(eigen);
-        saved::unary(self.name(), a, values, a.shape(), move |_, grad| {
-            let parts = eigen.par_iter().zip(grad.par_chunks_exact(size));
-            Ok(parts.map(|(e, g)| self.gradient(e, g)).collect::<Vec<_>>().concat())
+        let items = (batch.n, batch.d * batch.d);
+        drop(batch);
+        let result = host::fill_items(name, a.dtype(), items, |i, out| {
+            SCALED.with_borrow_mut(|room| from_spectrum_to(out, &eigen[i].vectors, &self.spectrum(&eigen[i]), room));
+        })?;
+        saved::unary_storage(name, a, result, a.shape(), move |grad| {
+            host::with_numbers(name, grad, |grad| {
+                host::fill_items(name, grad.dtype(), items, |i, out| {
+                    grad.copy(i * items.1, out);
+                    ROOM.with_borrow_mut(|room| self.gradient_in_place(&eigen[i], out, room));
+                })
+            })
         })
+    }
+}
+
+/// Memory for the products of a gradient.
+#[derive(Default)]
+struct Room {
+    half: Vec<f64>,
+    inner: Vec<f64>,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = const { RefCell::new(Room { half: Vec::new(), inner: Vec::new() }) };
+    static SCALED: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Squared `(x − y) / (x + y)` up to which [`divided_log`] sums the series.
+const NEAR: f64 = 0.02;
+
+/// The divided difference of the logarithm: `(ln x − ln y) / (x − y)`, where that cancels
+/// `2 artanh(r) / (x − y) = 2 / (x + y) · Σ r^2k / (2k + 1)` with `r = (x − y) / (x + y)`.
+#[inline(always)]
+fn divided_log(x: f64, y: f64, log_x: f64, log_y: f64) -> f64 {
+    let (difference, sum) = (x - y, x + y);
+    let r = difference / sum;
+    let r2 = r * r;
+    let mut series = 1.0 / 19.0;
+    for k in (0..9).rev() {
+        series = series * r2 + 1.0 / f64::from(2 * k + 1);
+    }
+    let (near, far) = (2.0 / sum * series, (log_x - log_y) / difference);
+    if r2 <= NEAR { near } else { far }
+}
+
+/// That of the exponential.
+#[inline(always)]
+fn divided_exp(x: f64, y: f64, exp_x: f64, exp_y: f64) -> f64 {
+    let gap = (x - y).abs();
+    exp_x.max(exp_y) * if gap == 0.0 { 1.0 } else { -(-gap).exp_m1() / gap }
+}
+
+/// That of the square root, by the roots.
+#[inline(always)]
+fn divided_sqrt(root_x: f64, root_y: f64) -> f64 {
+    1.0 / (root_x + root_y)
+}
+
+/// That of `1 / √x`, by the values.
+#[inline(always)]
+fn divided_inv_sqrt(x: f64, y: f64) -> f64 {
+    let product = x * y;
+    -product * product / (x + y)
+}
+
+dispatched! {
+    fn multiply_log(x: &[f64], f: &[f64], inner: &mut [f64]) {
+        for ((row, &x_row), &f_row) in inner.chunks_exact_mut(x.len()).zip(x).zip(f) {
+            for ((v, &x), &f) in row.iter_mut().zip(x).zip(f) {
+                *v *= divided_log(x_row, x, f_row, f);
+            }
+        }
+    }
+}
+
+dispatched! {
+    fn multiply_sqrt(f: &[f64], inner: &mut [f64]) {
+        for (row, &f_row) in inner.chunks_exact_mut(f.len()).zip(f) {
+            row.iter_mut().zip(f).for_each(|(v, &f)| *v *= divided_sqrt(f_row, f));
+        }
+    }
+}
+
+dispatched! {
+    fn multiply_inv_sqrt(f: &[f64], inner: &mut [f64]) {
+        for (row, &f_row) in inner.chunks_exact_mut(f.len()).zip(f) {
+            row.iter_mut().zip(f).for_each(|(v, &f)| *v *= divided_inv_sqrt(f_row, f));
+        }
+    }
+}
+
+fn multiply_exp(x: &[f64], f: &[f64], inner: &mut [f64]) {
+    let d = x.len();
+    for i in 0..d {
+        for j in 0..=i {
+            let divided = divided_exp(x[i], x[j], f[i], f[j]);
+            inner[i * d + j] *= divided;
+            inner[j * d + i] = inner[i * d + j];
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Function {
+        fn divided(self, x: f64, y: f64, fx: f64, fy: f64) -> f64 {
+            let mut inner = [1.0; 4];
+            self.multiply_divided(&[x, y], &[fx, fy], &mut inner);
+            assert_eq!(inner[1], inner[2]);
+            inner[1]
+        }
+    }
 
     #[test]
     fn divided_differences_at_equal_and_near_arguments() {

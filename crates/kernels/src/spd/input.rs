@@ -3,8 +3,9 @@
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::eigen::{Eigen, NoConvergence};
+use super::eigen::{Eigen, NoConvergence, TOGETHER};
 use super::refine::refine;
+use super::simd::dispatched;
 use crate::{Error, Result, host};
 
 /// A batch of exactly symmetric matrices on the host.
@@ -24,24 +25,16 @@ impl Batch {
             return Err(shape("square matrices [.., d, d] with d >= 1"));
         }
         let bar = if a.dtype() == DType::F32 { 1e-5 } else { 1e-12 };
-        let mut values = host::to_f64(op, a)?;
-        for (batch, matrix) in values.chunks_exact_mut(d * d).enumerate() {
-            let largest = matrix.iter().fold(0.0f64, |m, v| if v.is_finite() { m.max(v.abs()) } else { f64::NAN });
-            if !largest.is_finite() || matrix.iter().any(|v| !v.is_finite()) {
-                return Err(Error::NonFinite { op, name, batch });
-            }
-            let mut asymmetry = 0.0f64;
-            for i in 0..d {
-                for j in 0..i {
-                    asymmetry = asymmetry.max((matrix[i * d + j] - matrix[j * d + i]).abs());
-                }
-            }
-            if asymmetry > bar * largest {
-                return Err(Error::NotSymmetric { op, batch, asymmetry: asymmetry / largest });
-            }
-            super::linalg::symmetrise(matrix, d);
-        }
-        Ok(Self { n: values.len() / (d * d), values, d })
+        host::with_numbers(op, a, |numbers| {
+            let mut values = vec![0.0; numbers.len()];
+            let read = |(batch, matrix): (usize, &mut [f64])| {
+                numbers.copy(batch * d * d, matrix);
+                check(op, name, batch, matrix, d, bar)
+            };
+            let all: Vec<Result<()>> = values.par_chunks_exact_mut(d * d).enumerate().map(read).collect();
+            all.into_iter().collect::<Result<()>>()?;
+            Ok(Self { n: values.len() / (d * d), values, d })
+        })
     }
 
     /// As [`Batch::read`], of rank 3.
@@ -59,32 +52,86 @@ impl Batch {
 
     /// Eigendecompositions of all matrices.
     pub(crate) fn eigen(&self, op: &'static str) -> Result<Vec<Eigen>> {
-        let all: Vec<_> = (0..self.n).into_par_iter().map(|i| Eigen::new(self.matrix(i), self.d)).collect();
-        all.into_iter().enumerate().map(|(batch, r)| r.map_err(|e| e.at(op, batch))).collect()
+        self.decompose(op, |group| Eigen::several(group, self.d))
     }
 
     /// Eigendecompositions of all matrices, to high relative accuracy; refuses what is not positive definite.
     ///
     /// Positive definite means `λ_min > d ε λ_max` with the float64 ε: below that, the inverse has no digit left.
-    pub(crate) fn positive_eigen(&self, op: &'static str) -> Result<Vec<Eigen>> {
-        let all: Vec<_> = (0..self.n)
-            .into_par_iter()
-            .map(|i| {
-                let mut eigen = Eigen::centred(self.matrix(i), self.d)?;
-                refine(self.matrix(i), self.d, &mut eigen)?;
+    ///
+    /// Spectra whose ends are no further apart than `plain` are taken as the decomposition leaves them: an error of `ε`
+    /// times the largest eigenvalue in each.
+    pub(crate) fn positive_eigen(&self, op: &'static str, plain: f64) -> Result<Vec<Eigen>> {
+        let all = self.decompose(op, |group| {
+            let refined = |(eigen, a): (std::result::Result<Eigen, NoConvergence>, &&[f64])| {
+                let mut eigen = eigen?;
+                if eigen.values[0] < plain * eigen.values[self.d - 1] {
+                    refine(a, self.d, &mut eigen)?;
+                }
                 Ok(eigen)
-            })
-            .collect();
-        let check = |(batch, result): (usize, std::result::Result<Eigen, NoConvergence>)| {
-            let eigen = result.map_err(|e| e.at(op, batch))?;
+            };
+            Eigen::centred(group, self.d).into_iter().zip(group).map(refined).collect()
+        })?;
+        for (batch, eigen) in all.iter().enumerate() {
             let (least, largest) = (eigen.values[0], eigen.values[self.d - 1]);
-            if least > self.d as f64 * f64::EPSILON * largest && least > 0.0 {
-                Ok(eigen)
-            } else {
-                Err(Error::NotPositiveDefinite { op, batch, eigenvalue: least })
+            if !(least > self.d as f64 * f64::EPSILON * largest && least > 0.0) {
+                return Err(Error::NotPositiveDefinite { op, batch, eigenvalue: least });
             }
-        };
-        all.into_iter().enumerate().map(check).collect()
+        }
+        Ok(all)
+    }
+
+    /// Decomposes group after group of matrices.
+    fn decompose(
+        &self,
+        op: &'static str,
+        group: impl Fn(&[&[f64]]) -> Vec<std::result::Result<Eigen, NoConvergence>> + Sync + Send,
+    ) -> Result<Vec<Eigen>> {
+        let matrices: Vec<&[f64]> = self.values.chunks_exact(self.d * self.d).collect();
+        let all: Vec<_> = matrices.par_chunks(TOGETHER).flat_map_iter(group).collect();
+        all.into_iter().enumerate().map(|(batch, eigen)| eigen.map_err(|e| e.at(op, batch))).collect()
+    }
+}
+
+/// Refuses a matrix that is not finite or not symmetric, and makes it exactly symmetric.
+fn check(op: &'static str, name: &'static str, batch: usize, matrix: &mut [f64], d: usize, bar: f64) -> Result<()> {
+    let (largest, sum) = largest(matrix);
+    if !sum.is_finite() && matrix.iter().any(|v| !v.is_finite()) {
+        return Err(Error::NonFinite { op, name, batch });
+    }
+    let mut asymmetry = 0.0f64;
+    for i in 0..d {
+        for j in 0..i {
+            let (lower, upper) = (matrix[i * d + j], matrix[j * d + i]);
+            if lower != upper {
+                asymmetry = asymmetry.max((lower - upper).abs());
+                let mean = 0.5 * (lower + upper);
+                matrix[i * d + j] = mean;
+                matrix[j * d + i] = mean;
+            }
+        }
+    }
+    if asymmetry > bar * largest {
+        return Err(Error::NotSymmetric { op, batch, asymmetry: asymmetry / largest });
+    }
+    Ok(())
+}
+
+dispatched! {
+    /// The largest magnitude, and the sum of magnitudes, which is finite only if all numbers are.
+    fn largest(matrix: &[f64]) -> (f64, f64) {
+        let (mut most, mut sums) = ([0.0f64; 8], [0.0f64; 8]);
+        let (eights, rest) = matrix.as_chunks::<8>();
+        for eight in eights {
+            for k in 0..8 {
+                let v = eight[k].abs();
+                most[k] = if v > most[k] { v } else { most[k] };
+                sums[k] += v;
+            }
+        }
+        let fold = |m: (f64, f64), v: f64| (m.0.max(v), m.1 + v);
+        let rest = rest.iter().fold((0.0, 0.0), |m, v| fold(m, v.abs()));
+        (most.into_iter().fold(rest.0, f64::max), sums.into_iter().sum::<f64>() + rest.1)
     }
 }
 

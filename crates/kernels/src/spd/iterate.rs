@@ -18,6 +18,9 @@ const TERMS: usize = 5;
 const NEAR: f64 = 1e-5;
 /// Distance from 1 below which that of order 2 does.
 const VERY_NEAR: f64 = 1e-8;
+/// Width of an interval `[low, 1]` so narrow that the points of a best polynomial would coincide in float64; there the
+/// expansion at 1 is as good.
+const NARROW: f64 = 1e-3;
 /// Schedules are made for intervals `[2^(-k/4), 1]` with `k` below this number.
 const SCHEDULES: usize = 80;
 
@@ -42,7 +45,7 @@ impl Schedule {
         let (mut steps, mut scale) = (Vec::new(), 1.0f64);
         let mut distance = 1.0 - low;
         while distance > NEAR {
-            let (polynomial, error) = best_polynomial(low);
+            let (polynomial, error) = if 1.0 - low < NARROW { expansion(low) } else { best_polynomial(low) };
             // In terms of the iterate that was not divided by its largest singular value.
             steps.push(std::array::from_fn(|j| polynomial[j] * scale.powi(2 * j as i32 + 1)));
             scale = 1.0 / (1.0 + error);
@@ -51,6 +54,22 @@ impl Schedule {
         }
         Self { steps, distance }
     }
+}
+
+/// The first terms of `1/x = (1 − (1 − x²))^(-½)` in powers of `1 − x²`, sorted by powers of `x²`, and the distance of
+/// `x p(x²)` from 1 at `low`, where it is largest.
+fn expansion(low: f64) -> ([f64; TERMS], f64) {
+    let (mut polynomial, mut power, mut factor) = ([0.0; TERMS], [0.0; TERMS], 1.0);
+    power[0] = 1.0;
+    for k in 0..TERMS {
+        polynomial.iter_mut().zip(&power).for_each(|(p, term)| *p += factor * term);
+        for j in (1..TERMS).rev() {
+            power[j] -= power[j - 1];
+        }
+        factor *= (2 * k + 1) as f64 / (2 * k + 2) as f64;
+    }
+    let value = polynomial.iter().rev().fold(0.0, |sum, c| sum * low * low + c);
+    (polynomial, (1.0 - low * value).abs().max(f64::EPSILON))
 }
 
 /// Coefficients `c` for which `|1 − x Σ c_j x^(2j)|` is smallest on `[low, 1]`, and that error.
@@ -194,6 +213,15 @@ dispatched! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_schedule_ends_near_one() {
+        for k in 0..=SCHEDULES {
+            let schedule = schedule(k);
+            let finite = schedule.steps.iter().flatten().all(|c| c.is_finite());
+            assert!(finite && schedule.distance <= NEAR, "schedule {k}: {schedule:?}");
+        }
+    }
     use crate::spd::linalg::square;
     use random::{Axis, Seeds};
     use testkit::tolerance::assert_close;

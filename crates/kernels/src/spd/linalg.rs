@@ -95,10 +95,18 @@ pub(crate) fn symmetrise(a: &mut [f64], d: usize) {
 
 /// `Vᵀ diag(values) V` for eigenvectors in the rows of `V`, exactly symmetric.
 pub(crate) fn from_spectrum(vectors: &[f64], values: &[f64]) -> Vec<f64> {
-    let d = values.len();
-    let scaled: Vec<f64> =
-        vectors.chunks_exact(d).zip(values).flat_map(|(row, value)| row.iter().map(move |v| v * value)).collect();
-    let mut out = square((vectors, Form::Transposed), (&scaled, Form::Plain), d);
-    symmetrise(&mut out, d);
+    let mut out = vec![0.0; vectors.len()];
+    from_spectrum_to(&mut out, vectors, values, &mut Vec::new());
     out
+}
+
+/// As [`from_spectrum`], with the memory of `scaled`.
+pub(crate) fn from_spectrum_to(out: &mut [f64], vectors: &[f64], values: &[f64], scaled: &mut Vec<f64>) {
+    let d = values.len();
+    scaled.clear();
+    scaled.extend_from_slice(vectors);
+    for (row, value) in scaled.chunks_exact_mut(d).zip(values) {
+        row.iter_mut().for_each(|v| *v *= value);
+    }
+    accumulate(out, (0.0, 1.0), (vectors, Form::Transposed), (scaled, Form::Plain), (d, d, d), true);
 }

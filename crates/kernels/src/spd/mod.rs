@@ -10,6 +10,7 @@
 //! Tensors that lie on another device are copied to the host and back.
 
 mod bures;
+mod cholesky;
 mod covariance;
 mod distance;
 pub(crate) mod eigen;
@@ -17,12 +18,17 @@ mod function;
 mod input;
 mod iterate;
 pub(crate) mod linalg;
+mod mining;
 mod prepared;
+mod ql;
 mod refine;
 pub(crate) mod saved;
 pub(crate) mod simd;
+mod sweeps;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+mod tridiagonal;
+mod wide;
 
 use candle_core::Tensor;
 

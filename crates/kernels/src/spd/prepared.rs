@@ -15,7 +15,11 @@ use super::simd::squared_difference;
 use crate::{Error, Result};
 
 /// Margin for rounding in the comparison of bounds with distances.
-const SLACK: f64 = 1e-8;
+pub(crate) const SLACK: f64 = 1e-8;
+
+/// Ratio of extreme eigenvalues down to which roots need no refined eigenvalues: the smallest are then right to `1e-11`,
+/// and count in a Bures-Wasserstein distance and its gradients by their roots.
+const PLAIN: f64 = 1e-5;
 
 /// The factorisations (float64, on the host) of a batch of SPD matrices for one metric; cheap to clone.
 ///
@@ -31,6 +35,8 @@ struct Inner {
     /// The logarithm or the square root of each matrix.
     images: Vec<Vec<f64>>,
     traces: Vec<f64>,
+    /// The matrices themselves, one after the other.
+    matrices: Vec<f64>,
 }
 
 impl Prepared {
@@ -44,15 +50,15 @@ impl Prepared {
 
     pub(crate) fn named(op: &'static str, name: &'static str, metric: Metric, a: &Tensor) -> Result<Self> {
         let batch = Batch::read_list(op, name, a)?;
-        let eigen = batch.positive_eigen(op)?;
-        let function = match metric {
-            Metric::LogEuclidean => Function::Log,
-            Metric::BuresWasserstein => Function::Sqrt,
+        let (function, plain) = match metric {
+            Metric::LogEuclidean => (Function::Log, 1.0),
+            Metric::BuresWasserstein => (Function::Sqrt, PLAIN),
         };
+        let eigen = batch.positive_eigen(op, plain)?;
         let images = eigen.par_iter().map(|e| function.matrix(e)).collect();
         let d = batch.d;
         let traces = (0..batch.n).map(|i| batch.matrix(i).iter().step_by(d + 1).sum()).collect();
-        Ok(Self(Arc::new(Inner { metric, d, eigen, images, traces })))
+        Ok(Self(Arc::new(Inner { metric, d, eigen, images, traces, matrices: batch.values })))
     }
 
     /// How many matrices.
@@ -90,6 +96,17 @@ impl Prepared {
     /// Logarithm or square root of matrix `i`.
     pub(crate) fn image(&self, i: usize) -> &[f64] {
         &self.0.images[i]
+    }
+
+    /// Matrix `i`.
+    pub(crate) fn matrix(&self, i: usize) -> &[f64] {
+        let size = self.0.d * self.0.d;
+        &self.0.matrices[i * size..(i + 1) * size]
+    }
+
+    /// Trace of matrix `i`.
+    pub(crate) fn trace(&self, i: usize) -> f64 {
+        self.0.traces[i]
     }
 
     /// Square root of matrix `i` with what bounds its products.

@@ -22,7 +22,11 @@ impl Ready {
             DType::F32 => CpuStorage::F32(values.into_iter().map(|v| v as f32).collect()),
             got => return Err(crate::Error::Dtype { op: name, got }),
         };
-        Ok(Self { name, result: Mutex::new(Some((storage, shape))) })
+        Ok(Self::of(name, storage, shape))
+    }
+
+    fn of(name: &'static str, storage: CpuStorage, shape: Shape) -> Self {
+        Self { name, result: Mutex::new(Some((storage, shape))) }
     }
 
     fn take(&self) -> candle_core::Result<(CpuStorage, Shape)> {
@@ -63,6 +67,41 @@ where
     F: Fn(&Tensor, Vec<f64>) -> Result<Vec<f64>> + Send + Sync + 'static,
 {
     let op = Unary { ready: Ready::new(name, values, shape.into(), x.dtype())?, backward };
+    Ok(x.to_device(&Device::Cpu)?.apply_op1(op)?.to_device(x.device())?)
+}
+
+struct UnaryStorage<F> {
+    ready: Ready,
+    backward: F,
+}
+
+impl<F: Fn(&Tensor) -> Result<CpuStorage>> CustomOp1 for UnaryStorage<F> {
+    fn name(&self) -> &'static str {
+        self.ready.name
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.ready.take()
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let gradient = host::tensor(self.name(), (self.backward)(grad)?, x.shape())?;
+        Ok(Some(gradient.to_device(x.device())?))
+    }
+}
+
+/// As [`unary`], with numbers of `x`'s dtype: nothing is copied or converted on the way.
+pub(crate) fn unary_storage<F>(
+    name: &'static str,
+    x: &Tensor,
+    result: CpuStorage,
+    shape: impl Into<Shape>,
+    backward: F,
+) -> Result<Tensor>
+where
+    F: Fn(&Tensor) -> Result<CpuStorage> + Send + Sync + 'static,
+{
+    let op = UnaryStorage { ready: Ready::of(name, result, shape.into()), backward };
     Ok(x.to_device(&Device::Cpu)?.apply_op1(op)?.to_device(x.device())?)
 }
 

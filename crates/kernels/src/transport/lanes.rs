@@ -101,6 +101,9 @@ pub(super) fn dispatch<J: Job>(job: J) -> J::Out {
 
 /// A number of the interface: float32 or float64.
 pub(super) trait Real: Copy + Default + Send + Sync {
+    /// Share of its terms that a sum computed in float64 must keep for its digits to be enough: a rounding of
+    /// `2^-52` of the terms is then at most 1e-11 (float64) or 1e-8 (float32) of the sum.
+    const RESIDUE: f64;
     /// Exactly this number.
     fn wide(self) -> f64;
     /// The nearest number.
@@ -108,6 +111,8 @@ pub(super) trait Real: Copy + Default + Send + Sync {
 }
 
 impl Real for f32 {
+    const RESIDUE: f64 = 2.3e-8;
+
     #[inline(always)]
     fn wide(self) -> f64 {
         f64::from(self)
@@ -120,6 +125,8 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    const RESIDUE: f64 = 2.3e-5;
+
     #[inline(always)]
     fn wide(self) -> f64 {
         self

@@ -1,4 +1,4 @@
-//! Optimal transport: log-domain Sinkhorn, the doubly-stochastic graph of an image's tokens, and the sum over its edges.
+//! Optimal transport: Sinkhorn, the doubly-stochastic graph of an image's tokens, and the sum over its edges.
 //!
 //! Tensors are float32 or float64; plans and graphs are computed in float64 inside. Tensors that lie on another
 //! device are copied to the host and back.
@@ -7,10 +7,11 @@ mod aggregate;
 mod cost;
 mod graph;
 mod lanes;
+mod precise;
 mod scaling;
 mod sinkhorn;
-mod stabilised;
 mod values;
+mod wide;
 
 pub use aggregate::aggregate;
 pub use graph::{DsotConfig, DsotGraph, dsot_graph};

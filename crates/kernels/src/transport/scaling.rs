@@ -110,6 +110,8 @@ fn fill<A: Arithmetic, T: Real>(kernel: &mut Vec<f64>, cost: &[T], n: usize, lea
 /// In the logarithms of the scalings, an update is `log v = log a − LSE`, whose derivatives are the plan-like weights
 /// `u K v / a`. Every iteration adds two terms `K ∘ (x yᵀ)` to the gradient of the kernel's logarithm; they are
 /// collected and added up by one product of an `N`×`2T` and a `2T`×`N` matrix.
+///
+/// False where the terms cancel until the interface has too few digits left (what was written is then of no use).
 pub(super) fn gradient<T: Real>(
     cost: &[T],
     n: usize,
@@ -118,21 +120,26 @@ pub(super) fn gradient<T: Real>(
     grad: &[T],
     scratch: &mut Scratch,
     out: &mut [T],
-) {
+) -> bool {
     let first = dispatch(Back { cost, n, eps, path, grad, scratch: &mut *scratch });
     let stride = n.next_multiple_of(LANES);
     let terms = scratch.left.len() / stride;
     scratch.product.resize(stride * stride, 0.0);
     let (left, right) = ((&scratch.left[..], Form::Transposed), (&scratch.right[..], Form::Plain));
     product(&mut scratch.product, left, right, stride, stride, terms);
-    dispatch(Combine { n, eps, path, grad, first, scratch, out });
+    let terms = first.terms;
+    let largest = dispatch(Combine { n, eps, path, grad, first, scratch, out });
+    // What is not a number gains nothing from more digits.
+    largest.partial_cmp(&(T::RESIDUE * terms)) != Some(std::cmp::Ordering::Less)
 }
 
 /// What the last column update takes back from the gradient `G` of the plan `P`: `β_j = N Σ_i P_ij G_ij`, as the sum of
-/// `pivot_j` and the small `mean_j` (see [`super::sinkhorn::first_step_back`]). Padded rows.
+/// `pivot_j` and the small `mean_j` (see [`super::precise`]). Padded rows.
 struct First {
     pivot: Vec<f64>,
     mean: Vec<f64>,
+    /// The largest of the terms that the gradient is the sum of, as far as they are known.
+    terms: f64,
 }
 
 impl First {
@@ -153,7 +160,7 @@ impl First {
             }
         }
         mean.iter_mut().zip(v).for_each(|(m, v)| *m *= n as f64 * v);
-        Self { pivot, mean }
+        Self { pivot, mean, terms: 0.0 }
     }
 }
 
@@ -177,8 +184,9 @@ impl<T: Real> Job for Back<'_, T> {
         let Scalings { rows, columns, least } = self.path;
         fill::<A, T>(kernel, self.cost, n, *least, self.eps);
         let (u, v) = (&rows[rows.len() - stride..], &columns[columns.len() - stride..]);
-        let first = First::new::<A, T>(kernel, n, u, v, self.grad);
+        let mut first = First::new::<A, T>(kernel, n, u, v, self.grad);
         let mut from_rows = vec![0.0; stride];
+        let mut terms = 0.0f64;
         let mut difference = vec![0.0; stride];
         for (i, (kernel, grad)) in kernel.chunks_exact(stride).zip(self.grad.chunks_exact(n)).enumerate() {
             for ((((d, g), pivot), mean), v) in
@@ -187,6 +195,8 @@ impl<T: Real> Job for Back<'_, T> {
                 *d = ((g.wide() - pivot) - mean) * v;
             }
             from_rows[i] = u[i] * inner::<A>(kernel, &difference);
+            let own = kernel.iter().zip(&difference).fold(0.0, |m: f64, (k, d)| m.max((k * d).abs()));
+            terms = terms.max(u[i] * own);
         }
         let mut from_columns = vec![0.0; stride];
         left.resize(2 * rows.len(), 0.0);
@@ -205,13 +215,18 @@ impl<T: Real> Job for Back<'_, T> {
             row_left[n..].fill(0.0);
             // The column update backwards, `rows −= N u ∘ K x`, then the row update: `Kᵀ (rows ∘ u)`.
             sweep::<A>(kernel, column_right, &mut from_columns, |i, sum| {
-                let weight = (from_rows[i] - scale * u[i] * sum) * u[i];
-                row_left[i] = -scale * weight;
-                weight
+                let from_row = from_rows[i] - scale * u[i] * sum;
+                terms = terms.max(from_row.abs());
+                row_left[i] = -scale * (from_row * u[i]);
+                from_row * u[i]
             });
-            from_columns.iter_mut().zip(previous).for_each(|(c, v)| *c *= -scale * v);
+            for (c, v) in from_columns.iter_mut().zip(previous) {
+                *c *= -scale * v;
+                terms = terms.max(c.abs());
+            }
             from_rows.fill(0.0);
         }
+        first.terms = terms / self.eps;
         first
     }
 }
@@ -227,11 +242,13 @@ struct Combine<'a, T> {
 }
 
 impl<T: Real> Job for Combine<'_, T> {
-    type Out = ();
+    /// The largest entry of the gradient.
+    type Out = f64;
 
     /// `−K ∘ (left · right + u vᵀ ∘ (G − β)) / ε`.
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<A: Arithmetic>(self) -> f64 {
+        let mut largest = [0.0f64; LANES];
         let (n, stride) = (self.n, self.n.next_multiple_of(LANES));
         let Scalings { rows, columns, .. } = self.path;
         let (u, v) = (&rows[rows.len() - stride..], &columns[columns.len() - stride..]);
@@ -242,8 +259,11 @@ impl<T: Real> Job for Combine<'_, T> {
             let terms = &self.scratch.product[i * stride..][..n];
             for j in 0..n {
                 let own = u[i] * v[j] * ((grad[j].wide() - pivot[j]) - mean[j]);
-                out[j] = T::narrow(scale * (kernel[j] * (terms[j] + own)));
+                let value = scale * (kernel[j] * (terms[j] + own));
+                largest[j % LANES] = largest[j % LANES].max(value.abs());
+                out[j] = T::narrow(value);
             }
         }
+        largest.into_iter().fold(0.0, f64::max)
     }
 }

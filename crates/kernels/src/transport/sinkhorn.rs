@@ -1,5 +1,6 @@
 //! Entropic optimal transport with uniform marginals.
 
+use std::cell::RefCell;
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, WithDType};
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 use super::lanes::Real;
 use super::scaling::{Range, Scalings, Scratch};
 use super::values::{Values, with_values};
-use super::{scaling, stabilised};
+use super::{precise, scaling};
 use crate::{Error, Result};
 
 const OP: &str = "sinkhorn";
@@ -44,11 +45,13 @@ impl SinkhornConfig {
 /// Differentiable through all iterations; the backward pass keeps the potentials of each iteration (`2 N` numbers) and
 /// recomputes the kernel, so that it needs little more memory than the result. A cost of `+∞` forbids its entry: the plan and the gradient are 0 there.
 ///
-/// Each batch entry is iterated with the scalings `u`, `v` themselves as long as they stay inside the range of
-/// float64, and with their logarithms where they do not: the same updates in another arithmetic.
+/// Each batch entry is iterated in float64 with the scalings `u`, `v` themselves. Where they leave its range, and where
+/// the terms of the gradient cancel until float64 has too few digits (a plan that is almost a permutation), the same
+/// updates are done in numbers of 128 to 512 bits with an unlimited exponent, some fifty times slower.
 ///
 /// # Errors
-/// Not `[B, N, N]`, NaN or `−∞`, a row or column that is infinite everywhere, `eps` not positive or no iteration.
+/// Not `[B, N, N]`, NaN or `−∞`, a row or column that is infinite everywhere, `eps` not positive or below the range of
+/// the costs divided by `2^50`, or no iteration.
 pub fn sinkhorn(cost: &Tensor, config: SinkhornConfig) -> Result<Tensor> {
     config.check(OP)?;
     let n = match cost.dims() {
@@ -57,61 +60,70 @@ pub fn sinkhorn(cost: &Tensor, config: SinkhornConfig) -> Result<Tensor> {
             return Err(Error::Shape { op: OP, name: "cost", got: got.to_vec(), expected: "[B, N, N], N >= 1".into() });
         }
     };
-    let (plans, potentials) = with_values(OP, cost, |values| match values {
+    let (plans, paths) = with_values(OP, cost, |values| match values {
         Values::Single(values) => {
-            let (plans, potentials) = solve(values, n, config)?;
-            Ok((CpuStorage::F32(plans), potentials))
+            let (plans, paths) = solve(values, n, config)?;
+            Ok((CpuStorage::F32(plans), paths))
         }
         Values::Double(values) => {
-            let (plans, potentials) = solve(values, n, config)?;
-            Ok((CpuStorage::F64(plans), potentials))
+            let (plans, paths) = solve(values, n, config)?;
+            Ok((CpuStorage::F64(plans), paths))
         }
     })?;
-    let op = Sinkhorn { n, eps: config.eps, potentials, plans: Mutex::new(Some(plans)) };
+    let op = Sinkhorn { n, config, paths, plans: Mutex::new(Some(plans)) };
     Ok(cost.to_device(&Device::Cpu)?.apply_op1(op)?.to_device(cost.device())?)
 }
 
-/// Plans and potentials of all entries, in order.
-fn solve<T: Real>(costs: &[T], n: usize, config: SinkhornConfig) -> Result<(Vec<T>, Vec<Potentials>)> {
+thread_local! {
+    /// Kept for the next entry and the next call: fresh pages cost about as much as the work in them.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Plans of all entries, in order, and the scalings of those that stayed inside the range of float64.
+fn solve<T: Real>(costs: &[T], n: usize, config: SinkhornConfig) -> Result<(Vec<T>, Vec<Option<Scalings>>)> {
     let mut plans = vec![T::default(); costs.len()];
     let entries = costs.par_chunks_exact(n * n).zip(plans.par_chunks_exact_mut(n * n)).enumerate();
-    let solved = entries.map_init(Scratch::default, |scratch, (batch, (cost, plan))| {
-        let range = check_entry(cost, n, batch)?;
-        if let Some(path) = scaling::solve(cost, n, range, config, scratch, plan) {
-            return Ok(Potentials::Scalings(path));
+    let solved = entries.map(|(batch, (cost, plan))| {
+        let range = check_entry(cost, n, config.eps, batch)?;
+        let path = SCRATCH.with_borrow_mut(|scratch| scaling::solve(cost, n, range, config, scratch, plan));
+        if path.is_none() {
+            copy(plan, &precise::plan(&widened(cost), n, config));
         }
-        let (found, path) = stabilised::solve(&widened(cost), n, config);
-        plan.iter_mut().zip(found).for_each(|(p, value)| *p = T::narrow(value));
-        Ok(Potentials::Logarithms(path))
+        Ok(path)
     });
     // Collected before the first refusal is looked for, so that the same one is reported on any number of threads.
-    let potentials = solved.collect::<Vec<Result<_>>>().into_iter().collect::<Result<_>>()?;
-    Ok((plans, potentials))
+    let paths = solved.collect::<Vec<Result<_>>>().into_iter().collect::<Result<_>>()?;
+    Ok((plans, paths))
 }
 
 fn widened<T: Real>(values: &[T]) -> Vec<f64> {
     values.iter().map(|v| v.wide()).collect()
 }
 
-/// Hands out the plans that were computed before, and keeps the potentials for the backward pass.
+fn copy<T: Real>(to: &mut [T], from: &[f64]) {
+    to.iter_mut().zip(from).for_each(|(to, &value)| *to = T::narrow(value));
+}
+
+/// Hands out the plans that were computed before, and keeps the scalings for the backward pass.
 struct Sinkhorn {
     n: usize,
-    eps: f64,
-    potentials: Vec<Potentials>,
+    config: SinkhornConfig,
+    paths: Vec<Option<Scalings>>,
     plans: Mutex<Option<CpuStorage>>,
 }
 
 impl Sinkhorn {
     fn gradient<T: Real + WithDType>(&self, costs: &[T], grads: &[T]) -> Vec<T> {
-        let (n, eps) = (self.n, self.eps);
+        let (n, config) = (self.n, self.config);
         let mut out = vec![T::default(); costs.len()];
         let entries = costs.par_chunks_exact(n * n).zip(grads.par_chunks_exact(n * n));
-        let entries = entries.zip(out.par_chunks_exact_mut(n * n)).zip(self.potentials.par_iter());
-        entries.for_each_init(Scratch::default, |scratch, (((cost, grad), out), potentials)| match potentials {
-            Potentials::Scalings(path) => scaling::gradient(cost, n, eps, path, grad, scratch, out),
-            Potentials::Logarithms(path) => {
-                let found = stabilised::gradient(&widened(cost), n, eps, path, &widened(grad));
-                out.iter_mut().zip(found).for_each(|(o, value)| *o = <T as Real>::narrow(value));
+        let entries = entries.zip(out.par_chunks_exact_mut(n * n)).zip(self.paths.par_iter());
+        entries.for_each(|(((cost, grad), out), path)| {
+            let fast = path.as_ref().is_some_and(|path| {
+                SCRATCH.with_borrow_mut(|scratch| scaling::gradient(cost, n, config.eps, path, grad, scratch, out))
+            });
+            if !fast {
+                copy(out, &precise::gradient(&widened(cost), n, config, &widened(grad)));
             }
         });
         out
@@ -146,46 +158,8 @@ impl CustomOp1 for Sinkhorn {
     }
 }
 
-/// The potentials of all iterations, in the arithmetic that they were computed in.
-enum Potentials {
-    Scalings(Scalings),
-    Logarithms(Path),
-}
-
-/// Logarithms of the scalings: `rows` holds those of iterations `1..=T`, `columns` those of `0..=T`, one after another.
-pub(super) struct Path {
-    pub(super) rows: Vec<f64>,
-    pub(super) columns: Vec<f64>,
-}
-
-/// `P ∘ (G − β)`, where `β_j = N Σ_i P_ij G_ij` is what the last column update takes back from the gradient `G` of
-/// the plan `P`: its columns sum to `1/N` whatever the cost.
-///
-/// Where a column is almost all in one entry, `G − β` cancels there. It is taken as the difference from the
-/// gradient at the column's largest entry, which is exact, less the mean of those differences, which is small.
-pub(super) fn first_step_back(plan: &[f64], n: usize, grad: &[f64]) -> Vec<f64> {
-    let mut largest = vec![0; n];
-    for i in 1..n {
-        for (j, row) in largest.iter_mut().enumerate() {
-            if plan[i * n + j] > plan[*row * n + j] {
-                *row = i;
-            }
-        }
-    }
-    let pivot: Vec<f64> = largest.iter().enumerate().map(|(j, i)| grad[i * n + j]).collect();
-    let mut mean = vec![0.0; n];
-    for (plan, grad) in plan.chunks_exact(n).zip(grad.chunks_exact(n)) {
-        for (j, mean) in mean.iter_mut().enumerate() {
-            *mean += n as f64 * plan[j] * (grad[j] - pivot[j]);
-        }
-    }
-    let rows = plan.chunks_exact(n).zip(grad.chunks_exact(n));
-    rows.flat_map(|(plan, grad)| (0..n).map(|j| plan[j] * ((grad[j] - pivot[j]) - mean[j])).collect::<Vec<_>>())
-        .collect()
-}
-
 /// Refuses an entry that has no plan; the range of its finite costs otherwise.
-fn check_entry<T: Real>(cost: &[T], n: usize, batch: usize) -> Result<Range> {
+fn check_entry<T: Real>(cost: &[T], n: usize, eps: f64, batch: usize) -> Result<Range> {
     let (mut least, mut largest, mut finite, mut legal) = (f64::INFINITY, f64::NEG_INFINITY, true, true);
     for c in cost.iter().map(|c| c.wide()) {
         let inside = c < f64::INFINITY;
@@ -204,11 +178,15 @@ fn check_entry<T: Real>(cost: &[T], n: usize, batch: usize) -> Result<Range> {
             return Err(Error::Infeasible { op: OP, batch, line: if row { "row" } else { "column" }, index });
         }
     }
+    if (largest - least) / eps > 2f64.powi(50) {
+        let expected = "at least 2^-50 of the range of the finite costs";
+        return Err(Error::Attribute { op: OP, name: "eps", value: eps, expected });
+    }
     Ok(Range { least, largest })
 }
 
 /// The plan and the gradient of one entry by the scalings, for the tests of both arithmetics; `None` where they leave the
-/// range of float64.
+/// range of float64 or lack digits.
 #[cfg(test)]
 pub(super) fn by_scalings(
     cost: &[f64],
@@ -216,9 +194,8 @@ pub(super) fn by_scalings(
     config: SinkhornConfig,
     grad: &[f64],
 ) -> Option<(Vec<f64>, Vec<f64>)> {
-    let range = check_entry(cost, n, 0).expect("an entry with a plan");
+    let range = check_entry(cost, n, config.eps, 0).expect("an entry with a plan");
     let (mut scratch, mut plan, mut out) = (Scratch::default(), vec![0.0; n * n], vec![0.0; n * n]);
     let path = scaling::solve(cost, n, range, config, &mut scratch, &mut plan)?;
-    scaling::gradient(cost, n, config.eps, &path, grad, &mut scratch, &mut out);
-    Some((plan, out))
+    scaling::gradient(cost, n, config.eps, &path, grad, &mut scratch, &mut out).then_some((plan, out))
 }

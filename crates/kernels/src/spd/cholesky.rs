@@ -1,0 +1,142 @@
+//! Cholesky factors of several matrices in lockstep, and their inverses (Golub and Van Loan, *Matrix Computations*, 4th
+//! ed., section 4.2).
+
+use super::wide::{Job, Wide, dispatch};
+
+/// `C` with `A = C Cᵀ`, lower triangular, and `C⁻¹`; row-major, 0 above the diagonal.
+#[derive(Debug, Clone)]
+pub(super) struct Cholesky {
+    pub(super) factor: Vec<f64>,
+    pub(super) inverse: Vec<f64>,
+}
+
+/// Of symmetric `d`×`d` matrices, of which the lower triangle is read; `None` for one that is not positive definite up to
+/// rounding.
+pub(super) fn cholesky(all: &[&[f64]], d: usize) -> Vec<Option<Cholesky>> {
+    dispatch(Factorise { all, d })
+}
+
+struct Factorise<'a> {
+    all: &'a [&'a [f64]],
+    d: usize,
+}
+
+impl Job for Factorise<'_> {
+    type Out = Vec<Option<Cholesky>>;
+
+    #[inline(always)]
+    fn run<W: Wide>(self) -> Self::Out {
+        let d = self.d;
+        let (mut c, mut inverse) = (vec![W::splat(0.0); d * d], vec![W::splat(0.0); d * d]);
+        let mut out = Vec::with_capacity(self.all.len());
+        for group in self.all.chunks(W::LANES) {
+            load(&mut c, group, d);
+            factorise(&mut c, d);
+            invert(&c, &mut inverse, d);
+            for lane in 0..group.len() {
+                let (factor, inverse) = (unload(&c, lane), unload(&inverse, lane));
+                // A pivot that is not positive is not a number, or infinite, after its square root and quotient.
+                let positive = (0..d).all(|i| inverse[i * d + i].is_finite() && factor[i * d + i] > 0.0);
+                out.push(positive.then_some(Cholesky { factor, inverse }));
+            }
+        }
+        out
+    }
+}
+
+/// The lower triangles in the lanes; lanes without a matrix repeat the first.
+#[inline(always)]
+fn load<W: Wide>(c: &mut [W], group: &[&[f64]], d: usize) {
+    let sources: [&[f64]; 8] = std::array::from_fn(|k| group[if k < group.len() { k } else { 0 }]);
+    for i in 0..d {
+        let rows: [&[f64]; 8] = std::array::from_fn(|k| &sources[k][i * d..i * d + i + 1]);
+        for (j, v) in c[i * d..i * d + i + 1].iter_mut().enumerate() {
+            *v = W::from_lanes(|k| rows[k][j]);
+        }
+    }
+}
+
+#[inline(always)]
+fn unload<W: Wide>(c: &[W], lane: usize) -> Vec<f64> {
+    W::lanes(c).iter().skip(lane).step_by(W::LANES).copied().collect()
+}
+
+/// `Σ a_k b_k` in four chains.
+#[inline(always)]
+fn inner<W: Wide>(a: &[W], b: &[W]) -> W {
+    let zero = W::splat(0.0);
+    let mut sums = [zero; 4];
+    let ((a_fours, a_rest), (b_fours, b_rest)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    for (a, b) in a_fours.iter().zip(b_fours) {
+        for k in 0..4 {
+            sums[k] = a[k].mul_add(b[k], sums[k]);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).fold(zero, |sum, (a, b)| a.mul_add(*b, sum));
+    sums[0].add(sums[1]).add(sums[2].add(sums[3])).add(rest)
+}
+
+#[inline(always)]
+fn factorise<W: Wide>(c: &mut [W], d: usize) {
+    for i in 0..d {
+        let (above, row) = c.split_at_mut(i * d);
+        for j in 0..i {
+            let other = &above[j * d..j * d + j + 1];
+            row[j] = row[j].sub(inner(&row[..j], &other[..j])).div(other[j]);
+        }
+        row[i] = row[i].sub(inner(&row[..i], &row[..i])).sqrt();
+    }
+}
+
+/// Row `j` of `inverse` as a working copy holds column `j` of `C⁻¹`, which is transposed at the end.
+#[inline(always)]
+fn invert<W: Wide>(c: &[W], inverse: &mut [W], d: usize) {
+    let one = W::splat(1.0);
+    for j in 0..d {
+        let column = &mut inverse[j * d..(j + 1) * d];
+        column[j] = one.div(c[j * d + j]);
+        for i in j + 1..d {
+            let row = &c[i * d..i * d + i + 1];
+            column[i] = W::splat(0.0).sub(inner(&row[j..i], &column[j..i])).div(row[i]);
+        }
+    }
+    for i in 0..d {
+        for j in 0..i {
+            inverse[i * d + j] = inverse[j * d + i];
+            inverse[j * d + i] = W::splat(0.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::linalg::{Form, square};
+    use super::*;
+    use random::{Axis, Seeds};
+    use testkit::tolerance::{IDENTITY_F64, assert_close};
+
+    #[test]
+    fn factors_and_inverses() {
+        let mut stream = Seeds::new(4).stream(Axis::Test, &[]);
+        for d in [1, 2, 5, 16, 33] {
+            let spectrum: Vec<f64> = (0..d).map(|k| 0.5 + k as f64).collect();
+            let all: Vec<Vec<f64>> = (0..5).map(|_| testkit::spd::with_spectrum(&spectrum, &mut stream)).collect();
+            let views: Vec<&[f64]> = all.iter().map(Vec::as_slice).collect();
+            let identity: Vec<f64> = (0..d * d).map(|k| f64::from(u8::from(k % (d + 1) == 0))).collect();
+            for (a, got) in all.iter().zip(cholesky(&views, d)) {
+                let got = got.unwrap();
+                let back = square((&got.factor, Form::Plain), (&got.factor, Form::Transposed), d);
+                assert_close("C Cᵀ", &back, a, d * d, IDENTITY_F64);
+                let unit = square((&got.inverse, Form::Plain), (&got.factor, Form::Plain), d);
+                assert_close("C⁻¹ C", &unit, &identity, d * d, IDENTITY_F64);
+            }
+        }
+    }
+
+    #[test]
+    fn tells_what_is_not_positive_definite() {
+        let (good, bad, singular) = ([2.0, 1.0, 1.0, 2.0], [1.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0]);
+        let got = cholesky(&[&good, &bad, &singular, &[f64::NAN; 4]], 2);
+        assert_eq!(got.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false, false]);
+    }
+}
