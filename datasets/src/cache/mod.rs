@@ -1,7 +1,7 @@
 //! Decoded pixels in a memory-mapped file.
 //!
 //! A file holds the images of one list of items at one working size: a header, an index with size, place and CRC-32 of
-//! each image, and the pixels (see [`format`]). Header and index are checked whenever a file is opened: a torn,
+//! each image, and the pixels (see [`mod@format`]). Header and index are checked whenever a file is opened: a torn,
 //! truncated or foreign file is built anew. The pixels of an image are checked when a process first looks at it, so
 //! that opening a file of gigabytes reads none of them; a mismatch is an error, and the file is removed, so that the
 //! next to want it builds it again.

@@ -2,7 +2,7 @@
 //!
 //! Yu, Zhao, Gao, Yuan, Xiong, "Benchmark Platform for Ultra-Fine-Grained Visual Categorization Beyond Human
 //! Performance", ICCV 2021: 47,114 images of 3,526 classes. The images are never shipped; they are imported from the
-//! mirror's parquet files or from the official archives ([`crate::import`]), and verified against [`Facts`].
+//! mirror's parquet files or from the official archives ([`crate::import()`]), and verified against [`Facts`].
 
 mod facts;
 mod names;
