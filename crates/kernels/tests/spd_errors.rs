@@ -65,7 +65,7 @@ fn pairs_that_do_not_fit() {
     assert!(matches!(le.distance(0, &bw, 0), Err(Error::MetricMismatch { .. })));
     assert!(matches!(le.distance(0, &large, 0), Err(Error::Shape { .. })));
     assert!(matches!(le.distance(0, &le, 2), Err(Error::Index { index: 2, len: 2, .. })));
-    assert!(matches!(le.hardest(0, &le, &[0, 7], 1), Err(Error::Index { index: 7, .. })));
+    assert!(matches!(le.distances(&le, &[(0, 0), (0, 7)]), Err(Error::Index { index: 7, .. })));
     assert!(matches!(spd::pair_distance(&a, &a, &[(0, 5)], &le, &le), Err(Error::Index { index: 5, .. })));
     assert!(matches!(spd::pair_distance(&three, &a, &[], &le, &le), Err(Error::Shape { name: "a", .. })));
     assert!(matches!(spd::distance(Metric::LogEuclidean, &a, &three), Err(Error::Shape { .. })));

@@ -22,8 +22,6 @@ const SWEEPS: usize = 40;
 /// Bar of the relative error that rounding may leave in a squared distance computed from eigenvalues alone.
 const VALUE_ONLY: f64 = 1e-9;
 
-/// Share of `tr A + tr B` that rounding may add to a sum of traces.
-const ROUNDING: f64 = 1e-12;
 /// Share of `tr A + tr B` from which on the squared distance is taken as a difference of traces.
 const FAR: f64 = 1e-3;
 
@@ -199,17 +197,6 @@ fn by_eigenvalues(a: Root, b: Root, values: &[f64]) -> Option<f64> {
     let squared = a.trace + b.trace - 2.0 * roots.iter().sum::<f64>();
     let error = spectral_error(a, b, roots.iter().map(|r| largest / r).sum());
     (error <= VALUE_ONLY * squared).then(|| squared.sqrt())
-}
-
-/// `√(tr A + tr B − 2 Σ √(λ_k(B) v_kᵀ A v_k))` over the eigenpairs of `B`: at most the distance. Lowered by what
-/// rounding may have added.
-pub(crate) fn lower_bound(a: Root, b: Root, eigen_b: &Eigen) -> f64 {
-    let d = eigen_b.values.len();
-    // Row k is A^½ v_k.
-    let images = square((&eigen_b.vectors, Form::Plain), (a.root, Form::Plain), d);
-    let rows = images.chunks_exact(d).zip(&eigen_b.values);
-    let overlap: f64 = rows.map(|(row, value)| (value * inner(row, row)).sqrt()).sum();
-    (a.trace + b.trace - 2.0 * overlap - ROUNDING * (a.trace + b.trace)).max(0.0).sqrt()
 }
 
 /// `FᵀF`.

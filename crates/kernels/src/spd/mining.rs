@@ -1,10 +1,12 @@
 //! The hardest negatives of groups of matrices (the parts of an image), exactly.
 //!
 //! For the Bures-Wasserstein distance, candidates are discarded by Kantorovich duality: for every positive definite `M`,
-//! `2 tr (A^½ B A^½)^½ ≤ tr A M + tr B M⁻¹` (Alberti's theorem; Bhatia, Jain and Lim 2019, theorem 2), so that
+//! `2 tr (A^½ B A^½)^½ ≤ tr A M + tr B M⁻¹` (Alberti, Lett. Math. Phys. 7, 1983, on the fidelity), so that
 //! `δ² ≥ tr A (I − M) + tr B (I − M⁻¹)`, with equality where `M` is the optimal map from `A` to `B`. The map between the
 //! means of two groups bounds the distances of all their members at the cost of two inner products each, and the bound
 //! is off by no more than a term of second order in the members' deviations from their means.
+//!
+//! Where a mean is too badly conditioned for a map, `H/√2 ≤ δ` with `H = ‖A^½ − B^½‖_F` discards.
 //!
 //! Any positive definite `M` bounds, so an inexact map makes the search slower, never wrong: `M` is taken as it was computed,
 //! and its inverse comes from its own Cholesky factor.
@@ -232,14 +234,24 @@ impl<'a> Search<'a> {
     }
 
     /// For each group of `candidates` the least of its bounds, its index and its bounds, from the map between the mean of
-    /// group `i` and the mean of all of `b`.
+    /// group `i` and the mean of all of `b`; by the roots' differences where these are too badly conditioned for a map.
     fn rough_bounds(&self, i: usize, candidates: &[usize], scratch: &mut Scratch) -> Vec<(f64, usize, Vec<f64>)> {
         let map = self.means.as_ref().and_then(|[a, _, all]| self.map(&[(a, i, all, 0)], scratch).pop().flatten());
         let bounds = |&j: &usize| {
-            let bounds = map.as_ref().map_or_else(|| vec![0.0; self.size * self.size], |map| self.bounds(i, j, map));
+            let bounds = match (&map, self.a.metric()) {
+                (Some(map), _) => self.bounds(i, j, map),
+                (None, Metric::BuresWasserstein) => self.root_bounds(i, j),
+                (None, Metric::LogEuclidean) => vec![0.0; self.size * self.size],
+            };
             (bounds.iter().copied().fold(f64::INFINITY, f64::min), j, bounds)
         };
         candidates.iter().map(bounds).collect()
+    }
+
+    /// As [`Search::bounds`], without a map.
+    fn root_bounds(&self, i: usize, j: usize) -> Vec<f64> {
+        let pair = |at: usize| (i * self.size + at / self.size, j * self.size + at % self.size);
+        (0..self.size * self.size).map(pair).map(|(i, j)| self.a.lower_bound(i, self.b, j)).collect()
     }
 
     /// Maps from the mean of group `i` to those of `groups` of `b`.
@@ -364,6 +376,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn finds_the_same_without_maps() {
+        let mut stream = Seeds::new(10).stream(Axis::Test, &[]);
+        let metric = Metric::BuresWasserstein;
+        let graded: Vec<f64> = (0..4 * SIZE)
+            .flat_map(|_| diagonal([1.0 + stream.uniform(), 0.3 + stream.uniform(), 1e-13 * (1.0 + stream.uniform())]))
+            .collect();
+        let a = Tensor::from_vec(graded, (4 * SIZE, 3, 3), &Device::Cpu).unwrap();
+        let a = Prepared::new(metric, &a).unwrap();
+        let search = Search::new(&a, &a, SIZE, 1);
+        assert!(search.maps(0, &[1, 2], &mut Scratch::default()).iter().all(Option::is_none), "a map after all");
+        let found = a.nearest_in_groups(&a, SIZE, 2, |i, j| i != j).unwrap();
+        for (i, found) in found.into_iter().enumerate() {
+            let others = (0..a.len()).filter(|j| j / SIZE != i / SIZE);
+            let mut all: Best = others.map(|j| (a.distance(i, &a, j).unwrap(), j)).collect();
+            all.sort_by(|x, y| x.0.total_cmp(&y.0).then(x.1.cmp(&y.1)));
+            assert_eq!(found, all[..2].iter().map(|&(distance, j)| (j, distance)).collect::<Vec<_>>());
+        }
+    }
+
+    fn diagonal([x, y, z]: [f64; 3]) -> [f64; 9] {
+        [x, 0.0, 0.0, 0.0, y, 0.0, 0.0, 0.0, z]
     }
 
     #[test]

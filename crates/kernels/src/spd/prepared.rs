@@ -153,63 +153,13 @@ impl Prepared {
         }
     }
 
-    /// The `k` matrices of `other` nearest to matrix `i` among `candidates`, with their distances, exactly:
-    /// ascending, the lower index first where distances are equal.
-    ///
-    /// For [`Metric::BuresWasserstein`], candidates are discarded before their distance is computed by
-    /// `H/√2 ≤ δ ≤ H` with `H = ‖A^½ − B^½‖_F`, by `δ² ≥ Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues
-    /// (Bhatia, Jain and Lim 2019, section 4: the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`), and by
-    /// `δ² ≥ tr A + tr B − 2 Σ √(λ_k(B) v_kᵀ A v_k)` over the eigenvectors `v_k` of `B`, at the cost of one product
-    /// (the square root is concave, so that `tr M^½ ≤ Σ √(v_kᵀ M v_k)` in every orthonormal basis, here with
-    /// `M = B^½ A B^½`).
-    /// Works on the calling thread alone, so anchors may be searched in parallel.
-    ///
-    /// # Errors
-    /// As [`Prepared::distance`].
-    pub fn hardest(&self, i: usize, other: &Prepared, candidates: &[usize], k: usize) -> Result<Vec<(usize, f64)>> {
-        const OP: &str = "spd_hardest";
-        self.check(OP, other)?;
-        self.check_index(OP, "i", i)?;
-        candidates.iter().try_for_each(|&j| other.check_index(OP, "candidates", j))?;
-        if k == 0 {
-            return Ok(Vec::new());
-        }
-        let mut order: Vec<(f64, usize)> = match self.metric() {
-            Metric::LogEuclidean => candidates.iter().map(|&j| (0.0, j)).collect(),
-            Metric::BuresWasserstein => candidates.iter().map(|&j| (self.lower_bound(i, other, j), j)).collect(),
-        };
-        order.sort_by(|x, y| x.0.total_cmp(&y.0).then(x.1.cmp(&y.1)));
-        let mut scratch = Scratch::default();
-        let mut best: Vec<(usize, f64)> = Vec::with_capacity(k.min(order.len()) + 1);
-        for (bound, j) in order {
-            if best.len() == k && bound > best[k - 1].1 * (1.0 + SLACK) {
-                break; // The bounds ascend: nobody who follows can be nearer.
-            }
-            if best.len() == k && self.closer_bound(i, other, j) > best[k - 1].1 * (1.0 + SLACK) {
-                continue;
-            }
-            let distance = self.value(&mut scratch, i, other, j)?;
-            let at = best.partition_point(|&(index, d)| (d, index) < (distance, j));
-            if at < k {
-                best.insert(at, (j, distance));
-                best.truncate(k);
-            }
-        }
-        Ok(best)
-    }
-
-    fn lower_bound(&self, i: usize, other: &Prepared, j: usize) -> f64 {
+    /// A lower bound of the distance of matrix `i` to matrix `j` of `other`, for the price of a difference: the larger of
+    /// `H/√2`, with `H/√2 ≤ δ ≤ H` for `H = ‖A^½ − B^½‖_F`, and `√Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues
+    /// (the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`).
+    pub(crate) fn lower_bound(&self, i: usize, other: &Prepared, j: usize) -> f64 {
         let from_roots = bures::root_distance(self.image(i), other.image(j)) * std::f64::consts::FRAC_1_SQRT_2;
         let spectra = self.eigenvalues(i).iter().zip(other.eigenvalues(j));
         let from_spectra = spectra.map(|(x, y)| (x.sqrt() - y.sqrt()).powi(2)).sum::<f64>().sqrt();
         from_roots.max(from_spectra)
-    }
-
-    /// A lower bound that costs one product; 0 where there is none.
-    fn closer_bound(&self, i: usize, other: &Prepared, j: usize) -> f64 {
-        match self.metric() {
-            Metric::LogEuclidean => 0.0,
-            Metric::BuresWasserstein => bures::lower_bound(self.root(i), other.root(j), other.eigen(j)),
-        }
     }
 }

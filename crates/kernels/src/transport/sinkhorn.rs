@@ -47,7 +47,7 @@ impl SinkhornConfig {
 ///
 /// Each batch entry is iterated in float64 with the scalings `u`, `v` themselves. Where they leave its range, and where
 /// the terms of the gradient cancel until float64 has too few digits (a plan that is almost a permutation), the same
-/// updates are done in numbers of 128 to 512 bits with an unlimited exponent, some fifty times slower.
+/// updates are done in numbers of 128 to 512 bits with an unlimited exponent, and far slower.
 ///
 /// # Errors
 /// Not `[B, N, N]`, NaN or `−∞`, a row or column that is infinite everywhere, `eps` not positive or below the range of
