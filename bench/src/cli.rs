@@ -88,7 +88,7 @@ enum Command {
         /// Run directory
         run: PathBuf,
     },
-    /// Compare the kernels, losses and metrics of this build with oracle files
+    /// Compare the kernels, losses, metrics and backbones of this build with files of expected values
     Verify {
         /// Folder of oracle files [default: the sets in the binary]
         #[arg(long, value_name = "DIR")]

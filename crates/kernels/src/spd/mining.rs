@@ -108,7 +108,7 @@ struct Means {
 }
 
 impl Means {
-    /// Of the groups of `size` matrices; with `all`, of all of them.
+    /// Of the groups of `size` consecutive matrices.
     fn new(prepared: &Prepared, size: usize) -> Self {
         let (d, n) = (prepared.dim(), prepared.len());
         let one = |start: usize| {
