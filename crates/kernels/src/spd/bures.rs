@@ -6,20 +6,19 @@
 //! `(I − T_AB) / 2δ` and `(I − T_BA) / 2δ`, need no further factorisation:
 //! `I − T_AB = A^{-½} (A^½ − Uᵀ B^½)`.
 
-use super::eigen::{Eigen, NoConvergence, eigenvalues_of};
-use super::iterate::{SMALLEST, Scratch, polar_factor};
+use super::eigen::{Eigen, NoConvergence};
+use super::inverse_root::{Scaled, Traces, covers, traces};
 use super::linalg::{Form, accumulate, square};
+use super::polar::{Bounded, gram, orthogonal_factors, refined_factor};
 use super::simd::{dispatched, dot, squared_difference};
 
-/// Ratio of singular values down to which the polar factor by products is as good as that by singular vectors.
-const MODERATE: f64 = 1e-5;
 /// Singular values further apart than this get a second, one-sided orthogonalisation.
 const SPREAD: f64 = 1e-3;
 /// Cosine of two singular vectors above which they are rotated.
 const COSINE: f64 = 1e-13;
 /// Sweeps of the one-sided orthogonalisation; two or three are usual.
 const SWEEPS: usize = 40;
-/// Bar of the relative error that rounding may leave in a squared distance computed from eigenvalues alone.
+/// Bar of the relative error that rounding may leave in a squared distance computed from traces alone.
 const VALUE_ONLY: f64 = 1e-9;
 
 /// Share of `tr A + tr B` from which on the squared distance is taken as a difference of traces.
@@ -50,30 +49,69 @@ pub(crate) fn subtract_image_a(sum: &mut [f64], factor: f64, rotation: &[f64], r
     accumulate(sum, (1.0, -factor), (rotation, Form::Plain), (root_a, Form::Plain), (d, d, d), false);
 }
 
-/// The distance of the matrices with these square roots, and `U`.
-pub(crate) fn polar(a: Root, b: Root, d: usize, scratch: &mut Scratch) -> Result<Polar, NoConvergence> {
-    if a.root == b.root {
-        return Ok(Polar { distance: 0.0, rotation: Vec::new() });
+/// A pair of roots and its product `F = B^½ A^½`.
+struct Pair<'a> {
+    a: Root<'a>,
+    b: Root<'a>,
+    f: Vec<f64>,
+    /// Bounds of the singular values of `F`: those of a product lie between the products of the extreme ones.
+    least: f64,
+    largest: f64,
+}
+
+impl<'a> Pair<'a> {
+    fn new(&(a, b): &(Root<'a>, Root<'a>), d: usize) -> Self {
+        let (least, largest) = ((a.least * b.least).sqrt() * 0.999, (a.largest * b.largest).sqrt() * 1.001);
+        Self { a, b, f: square((b.root, Form::Plain), (a.root, Form::Plain), d), least, largest }
     }
-    let f = square((b.root, Form::Plain), (a.root, Form::Plain), d);
-    match by_products(&f, (a, b), d, MODERATE, scratch) {
-        Some(polar) => Ok(polar),
-        None => by_singular_values(&f, (a.root, b.root), d),
+
+    fn same(&self) -> bool {
+        self.a.root == self.b.root
+    }
+
+    fn bounded(&self) -> Bounded<'_> {
+        Bounded { matrix: &self.f, least: self.least, largest: self.largest }
+    }
+
+    /// Distance and rotation, if the matrices are not close: `δ² = tr A + tr B − 2 tr Uᵀ F`, in which an error of `U` counts
+    /// by its square.
+    fn far(&self, rotation: Vec<f64>) -> Option<Polar> {
+        let traces = self.a.trace + self.b.trace;
+        let squared = traces - 2.0 * inner(&rotation, &self.f);
+        (squared >= FAR * traces).then(|| Polar { distance: squared.sqrt(), rotation })
+    }
+
+    /// Distance and rotation by `‖A^½ − Uᵀ B^½‖`.
+    fn by_gap(&self, rotation: Vec<f64>, d: usize) -> Polar {
+        let mut gap = self.a.root.to_vec();
+        subtract_image_b(&mut gap, 1.0, &rotation, self.b.root, d);
+        Polar { distance: inner(&gap, &gap).sqrt(), rotation }
+    }
+
+    /// Of matrices that are close, or whose product has singular values very far apart.
+    fn carefully(&self, d: usize) -> Result<Polar, NoConvergence> {
+        match refined_factor(&self.bounded(), d) {
+            Some(rotation) => Ok(self.by_gap(rotation, d)),
+            None => Ok(self.by_gap(singular_rotation(&self.f, d)?, d)),
+        }
     }
 }
 
-/// By [`polar_factor`], where the singular values of `F` lie within `limit` of each other and the matrices are not close:
-/// `δ² = tr A + tr B − 2 tr Uᵀ F`, in which an error of `U` counts by its square.
-fn by_products(f: &[f64], (a, b): (Root, Root), d: usize, limit: f64, scratch: &mut Scratch) -> Option<Polar> {
-    // The singular values of a product lie between the products of the extreme ones.
-    let (least, largest) = ((a.least * b.least).sqrt() * 0.999, (a.largest * b.largest).sqrt() * 1.001);
-    if least < limit * largest {
-        return None;
-    }
-    let mut rotation = f.to_vec();
-    polar_factor(&mut rotation, d, (least, largest), scratch);
-    let squared = a.trace + b.trace - 2.0 * inner(&rotation, f);
-    (squared >= FAR * (a.trace + b.trace)).then(|| Polar { distance: squared.sqrt(), rotation })
+/// Distance and `U` of the pairs of matrices with these square roots.
+///
+/// Best called with [`TOGETHER`](super::inverse_root::TOGETHER) pairs.
+pub(crate) fn polars(pairs: &[(Root, Root)], d: usize) -> Vec<Result<Polar, NoConvergence>> {
+    let pairs: Vec<Pair> = pairs.iter().map(|pair| Pair::new(pair, d)).collect();
+    let differing: Vec<Bounded> = pairs.iter().filter(|pair| !pair.same()).map(Pair::bounded).collect();
+    let mut rotations = orthogonal_factors(&differing, d).into_iter();
+    let one = |pair: &Pair| {
+        if pair.same() {
+            return Ok(Polar { distance: 0.0, rotation: Vec::new() });
+        }
+        let far = rotations.next().flatten().and_then(|rotation| pair.far(rotation));
+        far.map_or_else(|| pair.carefully(d), Ok)
+    };
+    pairs.iter().map(one).collect()
 }
 
 dispatched! {
@@ -82,8 +120,8 @@ dispatched! {
     }
 }
 
-/// By the singular value decomposition of `F`, to a high relative accuracy of its small singular values.
-fn by_singular_values(f: &[f64], (root_a, root_b): (&[f64], &[f64]), d: usize) -> Result<Polar, NoConvergence> {
+/// `U` by the singular value decomposition of `F`, to a high relative accuracy of its small singular values.
+fn singular_rotation(f: &[f64], d: usize) -> Result<Vec<f64>, NoConvergence> {
     let mut right = Eigen::new(&gram(f, d), d)?;
     // Rows σ_k p_k of the singular value decomposition F = Σ σ_k p_k r_kᵀ; the rows of `right` are the r_k.
     let mut left = square((&right.vectors, Form::Plain), (f, Form::Transposed), d);
@@ -94,10 +132,7 @@ fn by_singular_values(f: &[f64], (root_a, root_b): (&[f64], &[f64]), d: usize) -
         let norm = dot(row, row).sqrt();
         row.iter_mut().for_each(|v| *v /= norm);
     }
-    let rotation = square((&left, Form::Transposed), (&right.vectors, Form::Plain), d);
-    let mut gap = root_a.to_vec();
-    subtract_image_b(&mut gap, 1.0, &rotation, root_b, d);
-    Ok(Polar { distance: inner(&gap, &gap).sqrt(), rotation })
+    Ok(square((&left, Form::Transposed), (&right.vectors, Form::Plain), d))
 }
 
 dispatched! {
@@ -143,36 +178,39 @@ fn turn(rows: &mut [f64], d: usize, i: usize, j: usize, c: f64, s: f64) {
     }
 }
 
-/// The distance alone, to a relative accuracy of `1e-9` in its square or better: from the eigenvalues of `A^½ B A^½`
-/// where they carry that accuracy, else as [`polar`], for which here the singular values may be further apart.
-pub(crate) fn value(a: Root, b: Root, d: usize, scratch: &mut Scratch) -> Result<f64, NoConvergence> {
-    values(&[(a, b)], d, scratch).remove(0)
+/// The distance alone, to a relative accuracy of `1e-9` in its square or better: from `tr (A^½ B A^½)^½` where that
+/// carries the accuracy, else as [`polars`].
+pub(crate) fn value(a: Root, b: Root, d: usize) -> Result<f64, NoConvergence> {
+    values(&[(a, b)], d).remove(0)
 }
 
 /// As [`value`], of several pairs.
-pub(crate) fn values(pairs: &[(Root, Root)], d: usize, scratch: &mut Scratch) -> Vec<Result<f64, NoConvergence>> {
-    let products: Vec<Vec<f64>> =
-        pairs.iter().map(|(a, b)| square((b.root, Form::Plain), (a.root, Form::Plain), d)).collect();
-    // Eigenvalues of the pairs that they serve, in the order of the pairs.
-    let serves: Vec<bool> = pairs.iter().map(|&(a, b)| a.root != b.root && eigenvalues_serve(a, b)).collect();
-    let grams: Vec<Vec<f64>> =
-        products.iter().zip(&serves).filter(|(_, serve)| **serve).map(|(f, _)| gram(f, d)).collect();
-    let views: Vec<&[f64]> = grams.iter().map(Vec::as_slice).collect();
-    let mut spectra = eigenvalues_of(&views, d).into_iter();
-    let one = |((&(a, b), f), serve): ((&(Root, Root), &Vec<f64>), bool)| {
-        if a.root == b.root {
+pub(crate) fn values(pairs: &[(Root, Root)], d: usize) -> Vec<Result<f64, NoConvergence>> {
+    let both: Vec<Pair> = pairs.iter().map(|pair| Pair::new(pair, d)).collect();
+    let serve = |pair: &&Pair| !pair.same() && covers(pair.least / pair.largest) && traces_serve(pair.a, pair.b);
+    let grams: Vec<Vec<f64>> = both.iter().filter(serve).map(|pair| gram(&pair.f, d)).collect();
+    let scaled: Vec<Scaled> = both
+        .iter()
+        .filter(serve)
+        .zip(&grams)
+        .map(|(pair, matrix)| Scaled {
+            matrix,
+            scale: 1.0 / (pair.largest * pair.largest),
+            ratio: pair.least / pair.largest,
+        })
+        .collect();
+    let mut sums = traces(&scaled, d).into_iter();
+    let one = |(pair, roots): (&Pair, &(Root, Root))| {
+        if pair.same() {
             return Ok(0.0);
         }
-        let spectrum = if serve { spectra.next().transpose()? } else { None };
-        match spectrum.and_then(|values| by_eigenvalues(a, b, &values)) {
+        let sums = if serve(&pair) { sums.next() } else { None };
+        match sums.and_then(|sums| by_traces(pair, sums)) {
             Some(distance) => Ok(distance),
-            None => match by_products(f, (a, b), d, SMALLEST, scratch) {
-                Some(polar) => Ok(polar.distance),
-                None => Ok(by_singular_values(f, (a.root, b.root), d)?.distance),
-            },
+            None => Ok(polars(&[*roots], d).remove(0)?.distance),
         }
     };
-    pairs.iter().zip(&products).zip(serves.iter().copied()).map(one).collect()
+    both.iter().zip(pairs).map(one).collect()
 }
 
 /// What an error of a few `ε λ_max` in each eigenvalue `λ` of `A^½ B A^½` does to a sum of roots: that over `2 √λ`, here
@@ -181,29 +219,18 @@ fn spectral_error(a: Root, b: Root, from_roots: f64) -> f64 {
     4.0 * f64::EPSILON * (from_roots + a.trace + b.trace)
 }
 
-/// Whether the eigenvalues of `A^½ B A^½` can carry the accuracy of [`value`].
-fn eigenvalues_serve(a: Root, b: Root) -> bool {
+/// Whether traces of functions of `A^½ B A^½` can carry the accuracy of [`value`].
+fn traces_serve(a: Root, b: Root) -> bool {
     let least = (a.least * b.least).sqrt();
     spectral_error(a, b, a.largest * b.largest / least) <= VALUE_ONLY * (a.trace + b.trace)
 }
 
-/// The distance by the ascending eigenvalues of `A^½ B A^½`, if they carry its accuracy.
-fn by_eigenvalues(a: Root, b: Root, values: &[f64]) -> Option<f64> {
-    let largest = *values.last()?;
-    if values[0] <= 0.0 {
-        return None;
-    }
-    let roots: Vec<f64> = values.iter().map(|v| v.sqrt()).collect();
-    let squared = a.trace + b.trace - 2.0 * roots.iter().sum::<f64>();
-    let error = spectral_error(a, b, roots.iter().map(|r| largest / r).sum());
+/// The distance by the traces of the root and the inverse root of the scaled `A^½ B A^½`, if they carry its accuracy.
+fn by_traces(pair: &Pair, sums: Traces) -> Option<f64> {
+    let squared = pair.a.trace + pair.b.trace - 2.0 * pair.largest * sums.root;
+    let error = spectral_error(pair.a, pair.b, pair.largest * sums.inverse_root);
+    // Not a number compares false.
     (error <= VALUE_ONLY * squared).then(|| squared.sqrt())
-}
-
-/// `FᵀF`.
-fn gram(f: &[f64], d: usize) -> Vec<f64> {
-    let mut out = vec![0.0; d * d];
-    accumulate(&mut out, (0.0, 1.0), (f, Form::Transposed), (f, Form::Plain), (d, d, d), true);
-    out
 }
 
 /// `‖A^½ − B^½‖_F`, which is at most `√2` times the distance and at least the distance.

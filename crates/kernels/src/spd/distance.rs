@@ -3,8 +3,7 @@
 use candle_core::{Shape, Tensor};
 use rayon::prelude::*;
 
-use super::function::Function;
-use super::iterate::Scratch;
+use super::inverse_root::TOGETHER;
 use super::linalg::{Form, square, symmetrise};
 use super::prepared::Prepared;
 use super::simd::{dispatched, squared_difference};
@@ -118,18 +117,21 @@ impl Pairs {
     }
 
     fn polar(&self, keep: bool) -> Result<Vec<bures::Polar>> {
-        let one = |scratch: &mut Scratch, &(i, j): &(usize, usize)| {
-            let mut polar = bures::polar(self.a.root(i), self.b.root(j), self.a.dim(), scratch)?;
+        let group = |pairs: &[(usize, usize)]| {
+            let mut found = self.polar_of(pairs)?;
             if !keep {
-                polar.rotation = Vec::new();
+                found.iter_mut().for_each(|polar| polar.rotation = Vec::new());
             }
-            Ok(polar)
+            Ok(found)
         };
-        let all: Vec<_> = self.pairs.par_iter().map_init(Scratch::default, one).collect();
-        let failed = |(r, &(i, _)): (std::result::Result<_, super::eigen::NoConvergence>, &(usize, usize))| {
-            r.map_err(|e| e.at(self.op, i))
-        };
-        all.into_iter().zip(&self.pairs).map(failed).collect()
+        let all: Vec<Result<Vec<_>>> = self.pairs.par_chunks(TOGETHER).map(group).collect();
+        Ok(all.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    fn polar_of(&self, pairs: &[(usize, usize)]) -> Result<Vec<bures::Polar>> {
+        let roots: Vec<_> = pairs.iter().map(|&(i, j)| (self.a.root(i), self.b.root(j))).collect();
+        let found = bures::polars(&roots, self.a.dim());
+        found.into_iter().zip(pairs).map(|(polar, &(i, _))| polar.map_err(|e| e.at(self.op, i))).collect()
     }
 
     fn both(&self, needed: [bool; 2], gradient: impl Fn(Side) -> Result<Vec<f64>>) -> Result<saved::Two> {
@@ -168,7 +170,7 @@ impl Pairs {
                 let other = if side == Side::A { self.b.image(j) } else { self.a.image(i) };
                 add_difference(&mut sum, factors[pair], self.prepared(side).image(own), other);
             }
-            Function::Log.gradient(self.prepared(side).eigen(own), &sum)
+            self.prepared(side).through_log(own, &sum)
         };
         Ok(members.par_iter().enumerate().map(one).collect::<Vec<_>>().concat())
     }
@@ -184,25 +186,19 @@ impl Pairs {
             }
             let total: f64 = pairs.iter().map(|&pair| factors[pair]).sum();
             sum.iter_mut().zip(self.prepared(side).image(own)).for_each(|(s, root)| *s = total * root);
-            let mut scratch = Scratch::default();
-            for &pair in pairs {
-                let (i, j) = self.pairs[pair];
-                let anew;
-                let rotation = match kept {
-                    Some(all) => &all[pair].rotation,
-                    None => {
-                        let polar = bures::polar(self.a.root(i), self.b.root(j), d, &mut scratch);
-                        anew = polar.map_err(|e| e.at(self.op, i))?.rotation;
-                        &anew
+            for group in pairs.chunks(TOGETHER) {
+                let indices: Vec<(usize, usize)> = group.iter().map(|&pair| self.pairs[pair]).collect();
+                let anew = if kept.is_none() { self.polar_of(&indices)? } else { Vec::new() };
+                for (at, (&pair, &(i, j))) in group.iter().zip(&indices).enumerate() {
+                    let rotation = &kept.map_or_else(|| &anew[at], |all| &all[pair]).rotation;
+                    match side {
+                        Side::A => bures::subtract_image_b(&mut sum, factors[pair], rotation, self.b.image(j), d),
+                        Side::B => bures::subtract_image_a(&mut sum, factors[pair], rotation, self.a.image(i), d),
                     }
-                };
-                match side {
-                    Side::A => bures::subtract_image_b(&mut sum, factors[pair], rotation, self.b.image(j), d),
-                    Side::B => bures::subtract_image_a(&mut sum, factors[pair], rotation, self.a.image(i), d),
                 }
             }
-            let inverse = Function::InvSqrt.matrix(self.prepared(side).eigen(own));
-            let mut out = square((&inverse, Form::Plain), (&sum, Form::Plain), d);
+            let inverse = self.prepared(side).inverse_root(own);
+            let mut out = square((inverse, Form::Plain), (&sum, Form::Plain), d);
             symmetrise(&mut out, d);
             Ok(out)
         };

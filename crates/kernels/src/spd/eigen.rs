@@ -65,6 +65,7 @@ impl Eigen {
     }
 }
 
+
 /// Ascending eigenvalues alone of symmetric `d`×`d` matrices, at about a third of the cost.
 pub(crate) fn eigenvalues_of(all: &[&[f64]], d: usize) -> Vec<Result<Vec<f64>, NoConvergence>> {
     let shifted: Vec<(&[f64], f64)> = all.iter().map(|&a| (a, 0.0)).collect();
@@ -159,7 +160,7 @@ impl<W: Wide> Room<W> {
             let from = (at * W::LANES).min(group.len());
             let to = (from + W::LANES).min(group.len());
             if from < to {
-                load(half, self.d, &group[from..to], &scales[from..to]);
+                half.load(&group[from..to], &scales[from..to]);
                 half.reduce();
             }
         }
@@ -217,23 +218,6 @@ fn scale(a: &[f64], d: usize, shift: f64) -> f64 {
         largest = row[..i].iter().fold(largest, most).max((row[i] - shift).abs());
     }
     if largest == 0.0 { 1.0 } else { 2.0f64.powi(-(largest.log2().floor().clamp(-1000.0, 1000.0) as i32)) }
-}
-
-/// Puts the matrices' upper triangles, shifted and scaled, in the lanes.
-#[inline(always)]
-fn load<W: Wide>(room: &mut Tridiagonal<W>, d: usize, group: &[(&[f64], f64)], scales: &[f64]) {
-    // Lanes without a matrix repeat the first.
-    let of = |k: usize| if k < group.len() { k } else { 0 };
-    let (factors, shifts) = (W::from_lanes(|k| scales[of(k)]), W::from_lanes(|k| group[of(k)].1));
-    let sources: [&[f64]; 8] = std::array::from_fn(|k| group[of(k)].0);
-    for i in 0..d {
-        let rows: [&[f64]; 8] = std::array::from_fn(|k| &sources[k][i * d + i..(i + 1) * d]);
-        let target = &mut room.matrix[i * d + i..(i + 1) * d];
-        for (j, v) in target.iter_mut().enumerate() {
-            *v = W::from_lanes(|k| rows[k][j]).mul(factors);
-        }
-        target[0] = W::from_lanes(|k| rows[k][0]).sub(shifts).mul(factors);
-    }
 }
 
 #[cfg(test)]

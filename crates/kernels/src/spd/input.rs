@@ -3,7 +3,10 @@
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::eigen::{Eigen, NoConvergence, TOGETHER};
+use super::eigen::{Eigen, NoConvergence, TOGETHER, eigenvalues_of};
+use super::function::Function;
+use super::inverse_root::{Scaled, inverse_roots};
+use super::linalg::{Form, accumulate};
 use super::refine::refine;
 use super::simd::dispatched;
 use crate::{Error, Result, host};
@@ -72,24 +75,89 @@ impl Batch {
             };
             Eigen::centred(group, self.d).into_iter().zip(group).map(refined).collect()
         })?;
-        for (batch, eigen) in all.iter().enumerate() {
-            let (least, largest) = (eigen.values[0], eigen.values[self.d - 1]);
+        self.check_positive(op, all.iter().map(|eigen| &eigen.values[..]))?;
+        Ok(all)
+    }
+
+    /// Refuses what is not positive definite, by its ascending eigenvalues.
+    fn check_positive<'a>(&self, op: &'static str, spectra: impl Iterator<Item = &'a [f64]>) -> Result<()> {
+        for (batch, values) in spectra.enumerate() {
+            let (least, largest) = (values[0], values[self.d - 1]);
             if !(least > self.d as f64 * f64::EPSILON * largest && least > 0.0) {
                 return Err(Error::NotPositiveDefinite { op, batch, eigenvalue: least });
             }
         }
+        Ok(())
+    }
+
+    /// Square roots and inverse square roots of positive definite matrices, as [`Batch::positive_eigen`] has them; where
+    /// the ends of the spectrum are no further apart than `plain`, without eigenvectors.
+    pub(crate) fn roots(&self, op: &'static str, plain: f64) -> Result<Vec<Roots>> {
+        let d = self.d;
+        let all = self.decompose(op, |group| {
+            let spectra = eigenvalues_of(group, d);
+            let simple = |values: &Vec<f64>| values[0] > 0.0 && values[0] >= plain * values[d - 1];
+            let (mut scaled, mut factors) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+            for (&matrix, values) in group.iter().zip(&spectra) {
+                if let Ok(values) = values
+                    && simple(values)
+                {
+                    let (least, largest) = (values[0] * 0.999, values[d - 1] * 1.001);
+                    scaled.push(Scaled { matrix, scale: 1.0 / largest, ratio: (least / largest).sqrt() });
+                    factors.push(1.0 / largest.sqrt());
+                }
+            }
+            let mut inverses = inverse_roots(&scaled, d).into_iter().zip(factors);
+            let one = |(matrix, spectrum): (&&[f64], std::result::Result<Vec<f64>, NoConvergence>)| {
+                let spectrum = spectrum?;
+                let inverse = if simple(&spectrum) { inverses.next() } else { None };
+                match inverse {
+                    Some((inverse, factor)) => Ok(Roots::of_inverse(matrix, spectrum, inverse, factor)),
+                    None => Roots::of_eigen(matrix, d),
+                }
+            };
+            group.iter().zip(spectra).map(one).collect()
+        })?;
+        self.check_positive(op, all.iter().map(|roots| &roots.spectrum[..]))?;
         Ok(all)
     }
 
     /// Decomposes group after group of matrices.
-    fn decompose(
+    fn decompose<T: Send>(
         &self,
         op: &'static str,
-        group: impl Fn(&[&[f64]]) -> Vec<std::result::Result<Eigen, NoConvergence>> + Sync + Send,
-    ) -> Result<Vec<Eigen>> {
+        group: impl Fn(&[&[f64]]) -> Vec<std::result::Result<T, NoConvergence>> + Sync + Send,
+    ) -> Result<Vec<T>> {
         let matrices: Vec<&[f64]> = self.values.chunks_exact(self.d * self.d).collect();
         let all: Vec<_> = matrices.par_chunks(TOGETHER).flat_map_iter(group).collect();
         all.into_iter().enumerate().map(|(batch, eigen)| eigen.map_err(|e| e.at(op, batch))).collect()
+    }
+}
+
+/// The spectrum (ascending), the square root and the inverse square root of a matrix.
+#[derive(Debug)]
+pub(crate) struct Roots {
+    pub(crate) spectrum: Vec<f64>,
+    pub(crate) root: Vec<f64>,
+    pub(crate) inverse: Vec<f64>,
+}
+
+impl Roots {
+    /// From `inverse`, which is the inverse root less a factor.
+    fn of_inverse(matrix: &[f64], spectrum: Vec<f64>, mut inverse: Vec<f64>, factor: f64) -> Self {
+        let d = spectrum.len();
+        inverse.iter_mut().for_each(|v| *v *= factor);
+        let mut root = vec![0.0; d * d];
+        accumulate(&mut root, (0.0, 1.0), (matrix, Form::Plain), (&inverse, Form::Plain), (d, d, d), true);
+        Self { spectrum, root, inverse }
+    }
+
+    /// By the eigenvectors, with the small eigenvalues refined.
+    fn of_eigen(matrix: &[f64], d: usize) -> std::result::Result<Self, NoConvergence> {
+        let mut eigen = Eigen::new(matrix, d)?;
+        refine(matrix, d, &mut eigen)?;
+        let (root, inverse) = (Function::Sqrt.matrix(&eigen), Function::InvSqrt.matrix(&eigen));
+        Ok(Self { spectrum: eigen.values, root, inverse })
     }
 }
 

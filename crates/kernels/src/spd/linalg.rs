@@ -67,10 +67,21 @@ pub(crate) fn accumulate(
         );
     }
     if symmetric {
-        for i in 0..n {
-            for j in 0..i {
-                out[i * n + j] = out[j * n + i];
-            }
+        mirror(out, n);
+    }
+}
+
+/// Copies the upper triangle of an `n`×`n` matrix to the lower.
+pub(crate) fn mirror(out: &mut [f64], n: usize) {
+    assert!(out.len() == n * n, "a square matrix");
+    #[cfg(target_arch = "x86_64")]
+    if super::tiles::available() {
+        // SAFETY: the processor has AVX2 and FMA, and the matrix its size, as just looked up.
+        return unsafe { super::tiles::mirror(out, n) };
+    }
+    for i in 0..n {
+        for j in 0..i {
+            out[i * n + j] = out[j * n + i];
         }
     }
 }

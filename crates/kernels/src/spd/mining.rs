@@ -15,9 +15,9 @@ use rayon::prelude::*;
 
 use super::bures;
 use super::cholesky::{Cholesky, cholesky};
-use super::eigen::TOGETHER;
-use super::iterate::{SMALLEST, Scratch, polar_factor};
+use super::inverse_root::TOGETHER;
 use super::linalg::{Form, accumulate, square, symmetrise};
+use super::polar::{Bounded, orthogonal_factors};
 use super::prepared::{Prepared, SLACK};
 use super::simd::{dispatched, dot, squared_difference};
 use super::{Metric, eigen};
@@ -46,7 +46,7 @@ impl Prepared {
             other.check_index(OP, "j", j)?;
         }
         let groups: Vec<Result<Vec<f64>>> =
-            pairs.par_chunks(TOGETHER).map(|group| self.values(&mut Scratch::default(), other, group)).collect();
+            pairs.par_chunks(TOGETHER).map(|group| self.values(other, group)).collect();
         Ok(groups.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 
@@ -87,7 +87,7 @@ impl Prepared {
     }
 
     /// Distances of up to a group of pairs, on the calling thread.
-    fn values(&self, scratch: &mut Scratch, other: &Prepared, pairs: &[(usize, usize)]) -> Result<Vec<f64>> {
+    fn values(&self, other: &Prepared, pairs: &[(usize, usize)]) -> Result<Vec<f64>> {
         if self.metric() == Metric::LogEuclidean {
             let one = |&(i, j): &(usize, usize)| squared_difference(self.image(i), other.image(j)).sqrt();
             return Ok(pairs.iter().map(one).collect());
@@ -96,7 +96,7 @@ impl Prepared {
         let failed = |(value, &(i, _)): (std::result::Result<f64, eigen::NoConvergence>, &(usize, usize))| {
             value.map_err(|e| e.at("spd_prepared_distance", i))
         };
-        bures::values(&all, self.dim(), scratch).into_iter().zip(pairs).map(failed).collect()
+        bures::values(&all, self.dim()).into_iter().zip(pairs).map(failed).collect()
     }
 }
 
@@ -156,8 +156,7 @@ impl<'a> Search<'a> {
     /// The nearest of each member of group `i` among the members of the groups `candidates` of `b`.
     fn group(&self, i: usize, candidates: &[usize]) -> Result<Vec<Best>> {
         let mut best: Vec<Best> = vec![Vec::new(); self.size];
-        let mut scratch = Scratch::default();
-        let mut rough: Vec<(f64, usize, Vec<f64>)> = self.rough_bounds(i, candidates, &mut scratch);
+        let mut rough: Vec<(f64, usize, Vec<f64>)> = self.rough_bounds(i, candidates);
         rough.sort_by(|x, y| x.0.total_cmp(&y.0).then(x.1.cmp(&y.1)));
         let mut rest = &rough[..];
         while !rest.is_empty() {
@@ -173,7 +172,7 @@ impl<'a> Search<'a> {
                 }
             }
             let groups: Vec<usize> = chosen.iter().map(|(_, j, _)| *j).collect();
-            let maps = self.maps(i, &groups, &mut scratch);
+            let maps = self.maps(i, &groups);
             for ((_, j, bounds), map) in chosen.into_iter().zip(&maps) {
                 let mut bounds = bounds.clone();
                 if self.any_open(&bounds, &best)
@@ -182,7 +181,7 @@ impl<'a> Search<'a> {
                     let closer = self.bounds(i, *j, map);
                     bounds.iter_mut().zip(&closer).for_each(|(bound, closer)| *bound = bound.max(*closer));
                 }
-                self.evaluate(i, *j, bounds, &mut best, &mut scratch)?;
+                self.evaluate(i, *j, bounds, &mut best)?;
             }
         }
         Ok(best)
@@ -205,7 +204,6 @@ impl<'a> Search<'a> {
         j: usize,
         mut bounds: Vec<f64>,
         best: &mut [Best],
-        scratch: &mut Scratch,
     ) -> Result<()> {
         loop {
             // Of each member the partner of the least bound; a bound above all others marks what was computed.
@@ -220,7 +218,7 @@ impl<'a> Search<'a> {
             for open in open.chunks(TOGETHER) {
                 let pair = |&(p, q): &(usize, usize)| (i * self.size + p, j * self.size + q);
                 let pairs: Vec<(usize, usize)> = open.iter().map(pair).collect();
-                let values = self.a.values(scratch, self.b, &pairs)?;
+                let values = self.a.values(self.b, &pairs)?;
                 for ((&(p, q), &(_, index)), distance) in open.iter().zip(&pairs).zip(values) {
                     bounds[p * self.size + q] = f64::INFINITY;
                     let at = best[p].partition_point(|&found| found < (distance, index));
@@ -235,8 +233,8 @@ impl<'a> Search<'a> {
 
     /// For each group of `candidates` the least of its bounds, its index and its bounds, from the map between the mean of
     /// group `i` and the mean of all of `b`; by the roots' differences where these are too badly conditioned for a map.
-    fn rough_bounds(&self, i: usize, candidates: &[usize], scratch: &mut Scratch) -> Vec<(f64, usize, Vec<f64>)> {
-        let map = self.means.as_ref().and_then(|[a, _, all]| self.map(&[(a, i, all, 0)], scratch).pop().flatten());
+    fn rough_bounds(&self, i: usize, candidates: &[usize]) -> Vec<(f64, usize, Vec<f64>)> {
+        let map = self.means.as_ref().and_then(|[a, _, all]| self.map(&[(a, i, all, 0)]).pop().flatten());
         let bounds = |&j: &usize| {
             let bounds = match (&map, self.a.metric()) {
                 (Some(map), _) => self.bounds(i, j, map),
@@ -255,21 +253,20 @@ impl<'a> Search<'a> {
     }
 
     /// Maps from the mean of group `i` to those of `groups` of `b`.
-    fn maps(&self, i: usize, groups: &[usize], scratch: &mut Scratch) -> Vec<Option<Map>> {
+    fn maps(&self, i: usize, groups: &[usize]) -> Vec<Option<Map>> {
         match &self.means {
             None => groups.iter().map(|_| None).collect(),
             Some([a, b, _]) => {
                 let pairs: Vec<_> = groups.iter().map(|&j| (a, i, b, j)).collect();
-                self.map(&pairs, scratch)
+                self.map(&pairs)
             }
         }
     }
 
     /// Maps between means; none where a mean is too badly conditioned for one.
-    fn map(&self, pairs: &[(&Means, usize, &Means, usize)], scratch: &mut Scratch) -> Vec<Option<Map>> {
+    fn map(&self, pairs: &[(&Means, usize, &Means, usize)]) -> Vec<Option<Map>> {
         let d = self.a.dim();
-        let maps: Vec<Option<Vec<f64>>> =
-            pairs.iter().map(|&(a, i, b, j)| optimal_map((a, i), (b, j), d, scratch)).collect();
+        let maps = optimal_maps(pairs, d);
         let views: Vec<&[f64]> = maps.iter().flatten().map(Vec::as_slice).collect();
         let mut factors = cholesky(&views, d).into_iter();
         maps.into_iter().map(|map| map.and_then(|map| Map::new(map, factors.next().flatten()?, d))).collect()
@@ -290,20 +287,28 @@ impl<'a> Search<'a> {
     }
 }
 
-/// `C_A⁻ᵀ Uᵀ C_Bᵀ`, symmetrised, with the polar factor `U` of `C_Bᵀ C_A`.
-fn optimal_map((a, i): (&Means, usize), (b, j): (&Means, usize), d: usize, scratch: &mut Scratch) -> Option<Vec<f64>> {
-    let (x, y) = (a.factors[i].as_ref()?, b.factors[j].as_ref()?);
-    let ((low_a, high_a), (low_b, high_b)) = (a.ranges[i], b.ranges[j]);
-    let (least, largest) = ((low_a * low_b).sqrt() * 0.999, (high_a * high_b).sqrt() * 1.001);
-    if least <= SMALLEST * largest {
-        return None;
+/// `C_A⁻ᵀ Uᵀ C_Bᵀ`, symmetrised, with the polar factor `U` of `C_Bᵀ C_A`, of pairs of means.
+fn optimal_maps(pairs: &[(&Means, usize, &Means, usize)], d: usize) -> Vec<Option<Vec<f64>>> {
+    let factors: Vec<Option<(&Cholesky, &Cholesky)>> =
+        pairs.iter().map(|&(a, i, b, j)| Some((a.factors[i].as_ref()?, b.factors[j].as_ref()?))).collect();
+    let product = |(x, y): (&Cholesky, &Cholesky)| square((&y.factor, Form::Transposed), (&x.factor, Form::Plain), d);
+    let products: Vec<Vec<f64>> = factors.iter().map(|both| both.map(product).unwrap_or_default()).collect();
+    let mut views = Vec::with_capacity(pairs.len());
+    for (&(a, i, b, j), matrix) in pairs.iter().zip(&products).filter(|(_, product)| !product.is_empty()) {
+        let ((low_a, high_a), (low_b, high_b)) = (a.ranges[i], b.ranges[j]);
+        let (least, largest) = ((low_a * low_b).sqrt() * 0.999, (high_a * high_b).sqrt() * 1.001);
+        views.push(Bounded { matrix, least, largest });
     }
-    let mut u = square((&y.factor, Form::Transposed), (&x.factor, Form::Plain), d);
-    polar_factor(&mut u, d, (least, largest), scratch);
-    let half = square((&u, Form::Transposed), (&y.factor, Form::Transposed), d);
-    let mut map = square((&x.inverse, Form::Transposed), (&half, Form::Plain), d);
-    symmetrise(&mut map, d);
-    Some(map)
+    let mut rotations = orthogonal_factors(&views, d).into_iter();
+    let map = |both: &Option<(&Cholesky, &Cholesky)>| {
+        let &(x, y) = both.as_ref()?;
+        let rotation = rotations.next().flatten()?;
+        let half = square((&rotation, Form::Transposed), (&y.factor, Form::Transposed), d);
+        let mut map = square((&x.inverse, Form::Transposed), (&half, Form::Plain), d);
+        symmetrise(&mut map, d);
+        Some(map)
+    };
+    factors.iter().map(map).collect()
 }
 
 impl Map {
@@ -388,7 +393,7 @@ mod tests {
         let a = Tensor::from_vec(graded, (4 * SIZE, 3, 3), &Device::Cpu).unwrap();
         let a = Prepared::new(metric, &a).unwrap();
         let search = Search::new(&a, &a, SIZE, 1);
-        assert!(search.maps(0, &[1, 2], &mut Scratch::default()).iter().all(Option::is_none), "a map after all");
+        assert!(search.maps(0, &[1, 2]).iter().all(Option::is_none), "a map after all");
         let found = a.nearest_in_groups(&a, SIZE, 2, |i, j| i != j).unwrap();
         for (i, found) in found.into_iter().enumerate() {
             let others = (0..a.len()).filter(|j| j / SIZE != i / SIZE);
@@ -411,7 +416,7 @@ mod tests {
         let search = Search::new(&a, &b, SIZE, 1);
         let (mut total, mut below) = (0.0, 0.0);
         for i in 0..4 {
-            let maps = search.maps(i, &[0, 1, 2, 3], &mut Scratch::default());
+            let maps = search.maps(i, &[0, 1, 2, 3]);
             for (j, map) in maps.iter().enumerate() {
                 for (at, bound) in search.bounds(i, j, map.as_ref().unwrap()).into_iter().enumerate() {
                     let distance = a.distance(i * SIZE + at / SIZE, &b, j * SIZE + at % SIZE).unwrap();

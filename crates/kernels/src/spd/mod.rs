@@ -9,18 +9,21 @@
 //!
 //! Tensors that lie on another device are copied to the host and back.
 
+mod bidiagonal;
 mod bures;
 mod cholesky;
 mod covariance;
 mod distance;
 pub(crate) mod eigen;
-mod function;
+pub(crate) mod function;
 mod input;
-mod iterate;
+mod inverse_root;
 pub(crate) mod linalg;
 mod mining;
+mod polar;
 mod prepared;
 mod ql;
+mod rational;
 mod refine;
 pub(crate) mod saved;
 pub(crate) mod simd;

@@ -10,7 +10,6 @@ use super::bures;
 use super::eigen::Eigen;
 use super::function::Function;
 use super::input::Batch;
-use super::iterate::Scratch;
 use super::simd::squared_difference;
 use crate::{Error, Result};
 
@@ -31,12 +30,23 @@ pub struct Prepared(Arc<Inner>);
 struct Inner {
     metric: Metric,
     d: usize,
-    eigen: Vec<Eigen>,
+    /// Ascending eigenvalues of each matrix.
+    spectra: Vec<Vec<f64>>,
     /// The logarithm or the square root of each matrix.
     images: Vec<Vec<f64>>,
+    /// What a gradient takes from each matrix.
+    factors: Factors,
     traces: Vec<f64>,
     /// The matrices themselves, one after the other.
     matrices: Vec<f64>,
+}
+
+#[derive(Debug)]
+enum Factors {
+    /// For the log-Euclidean distance.
+    Eigen(Vec<Eigen>),
+    /// Inverse square roots, for the Bures-Wasserstein distance.
+    InverseRoots(Vec<Vec<f64>>),
 }
 
 impl Prepared {
@@ -50,25 +60,37 @@ impl Prepared {
 
     pub(crate) fn named(op: &'static str, name: &'static str, metric: Metric, a: &Tensor) -> Result<Self> {
         let batch = Batch::read_list(op, name, a)?;
-        let (function, plain) = match metric {
-            Metric::LogEuclidean => (Function::Log, 1.0),
-            Metric::BuresWasserstein => (Function::Sqrt, PLAIN),
+        let (spectra, images, factors) = match metric {
+            Metric::LogEuclidean => {
+                let eigen = batch.positive_eigen(op, 1.0)?;
+                let spectra = eigen.iter().map(|e| e.values.clone()).collect();
+                let images = eigen.par_iter().map(|e| Function::Log.matrix(e)).collect();
+                (spectra, images, Factors::Eigen(eigen))
+            }
+            Metric::BuresWasserstein => {
+                let mut spectra = Vec::with_capacity(batch.n);
+                let (mut images, mut inverses) = (Vec::with_capacity(batch.n), Vec::with_capacity(batch.n));
+                for roots in batch.roots(op, PLAIN)? {
+                    spectra.push(roots.spectrum);
+                    images.push(roots.root);
+                    inverses.push(roots.inverse);
+                }
+                (spectra, images, Factors::InverseRoots(inverses))
+            }
         };
-        let eigen = batch.positive_eigen(op, plain)?;
-        let images = eigen.par_iter().map(|e| function.matrix(e)).collect();
         let d = batch.d;
         let traces = (0..batch.n).map(|i| batch.matrix(i).iter().step_by(d + 1).sum()).collect();
-        Ok(Self(Arc::new(Inner { metric, d, eigen, images, traces, matrices: batch.values })))
+        Ok(Self(Arc::new(Inner { metric, d, spectra, images, factors, traces, matrices: batch.values })))
     }
 
     /// How many matrices.
     pub fn len(&self) -> usize {
-        self.0.eigen.len()
+        self.0.spectra.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.eigen.is_empty()
+        self.0.spectra.is_empty()
     }
 
     /// Their size `d`.
@@ -86,11 +108,23 @@ impl Prepared {
     /// # Panics
     /// If there is no matrix `i`.
     pub fn eigenvalues(&self, i: usize) -> &[f64] {
-        &self.0.eigen[i].values
+        &self.0.spectra[i]
     }
 
-    pub(crate) fn eigen(&self, i: usize) -> &Eigen {
-        &self.0.eigen[i]
+    /// Gradient of `⟨G, log A⟩` at matrix `i`.
+    pub(crate) fn through_log(&self, i: usize, g: &[f64]) -> Vec<f64> {
+        match &self.0.factors {
+            Factors::Eigen(eigen) => Function::Log.gradient(&eigen[i], g),
+            Factors::InverseRoots(_) => unreachable!("logarithms are of the log-Euclidean distance"),
+        }
+    }
+
+    /// `A^{-½}` of matrix `i`.
+    pub(crate) fn inverse_root(&self, i: usize) -> &[f64] {
+        match &self.0.factors {
+            Factors::InverseRoots(all) => &all[i],
+            Factors::Eigen(_) => unreachable!("inverse roots are of the Bures-Wasserstein distance"),
+        }
     }
 
     /// Logarithm or square root of matrix `i`.
@@ -141,14 +175,14 @@ impl Prepared {
         self.check(OP, other)?;
         self.check_index(OP, "i", i)?;
         other.check_index(OP, "j", j)?;
-        self.value(&mut Scratch::default(), i, other, j)
+        self.value(i, other, j)
     }
 
-    fn value(&self, scratch: &mut Scratch, i: usize, other: &Prepared, j: usize) -> Result<f64> {
+    fn value(&self, i: usize, other: &Prepared, j: usize) -> Result<f64> {
         let (a, b) = (self.image(i), other.image(j));
         match self.metric() {
             Metric::LogEuclidean => Ok(squared_difference(a, b).sqrt()),
-            Metric::BuresWasserstein => bures::value(self.root(i), other.root(j), self.dim(), scratch)
+            Metric::BuresWasserstein => bures::value(self.root(i), other.root(j), self.dim())
                 .map_err(|e| e.at("spd_prepared_distance", i)),
         }
     }

@@ -227,7 +227,7 @@ unsafe fn tile(
 
 /// Copies the upper triangle to the lower, four by four.
 #[target_feature(enable = "avx2,fma")]
-fn mirror(out: &mut [f64], n: usize) {
+pub(super) fn mirror(out: &mut [f64], n: usize) {
     let whole = n / 4 * 4;
     let data = out.as_mut_ptr();
     for i in (0..whole).step_by(4) {

@@ -26,6 +26,36 @@ impl<W: Wide> Tridiagonal<W> {
         Self { matrix: zeros(d * d), diagonal: zeros(d), off: zeros(d), reflections: zeros(d * d), betas: zeros(d) }
     }
 
+    /// Puts the matrices' upper triangles in the lanes, each less a multiple of the identity, then scaled.
+    #[inline(always)]
+    pub(super) fn load(&mut self, group: &[(&[f64], f64)], scales: &[f64]) {
+        let d = self.diagonal.len();
+        // Lanes without a matrix repeat the first.
+        let of = |k: usize| if k < group.len() { k } else { 0 };
+        let (factors, shifts) = (W::from_lanes(|k| scales[of(k)]), W::from_lanes(|k| group[of(k)].1));
+        let sources: [&[f64]; 8] = std::array::from_fn(|k| group[of(k)].0);
+        for i in 0..d {
+            let rows: [&[f64]; 8] = std::array::from_fn(|k| &sources[k][i * d + i..(i + 1) * d]);
+            let target = &mut self.matrix[i * d + i..(i + 1) * d];
+            for (j, v) in target.iter_mut().enumerate() {
+                *v = W::from_lanes(|k| rows[k][j]).mul(factors);
+            }
+            target[0] = W::from_lanes(|k| rows[k][0]).sub(shifts).mul(factors);
+        }
+    }
+
+    /// Puts whole matrices in the lanes, scaled.
+    #[inline(always)]
+    pub(super) fn load_whole(&mut self, group: &[&[f64]], scales: &[f64]) {
+        let of = |k: usize| if k < group.len() { k } else { 0 };
+        let factors = W::from_lanes(|k| scales[of(k)]);
+        let n = self.matrix.len();
+        let sources: [&[f64]; 8] = std::array::from_fn(|k| &group[of(k)][..n]);
+        for (at, v) in self.matrix.iter_mut().enumerate() {
+            *v = W::from_lanes(|k| sources[k][at]).mul(factors);
+        }
+    }
+
     /// Reduces what is in `matrix`.
     #[inline(always)]
     pub(super) fn reduce(&mut self) {
@@ -62,7 +92,7 @@ impl<W: Wide> Tridiagonal<W> {
 
 /// `row −= v₀ w + w₀ v`.
 #[inline(always)]
-fn update<W: Wide>(row: &mut [W], v: &[W], w: &[W]) {
+pub(super) fn update<W: Wide>(row: &mut [W], v: &[W], w: &[W]) {
     let (v0, w0) = (v[0], w[0]);
     for ((a, v), w) in row.iter_mut().zip(v).zip(w) {
         *a = w0.neg_mul_add(*v, v0.neg_mul_add(*w, *a));
@@ -71,7 +101,7 @@ fn update<W: Wide>(row: &mut [W], v: &[W], w: &[W]) {
 
 /// Makes of the row `v` the vector of the reflection that leaves its first entry alone; what that entry becomes, and `β`.
 #[inline(always)]
-fn reflection<W: Wide>(v: &mut [W]) -> (W, W) {
+pub(super) fn reflection<W: Wide>(v: &mut [W]) -> (W, W) {
     let zero = W::splat(0.0);
     let tail = v[1..].iter().fold(zero, |sum, v| v.mul_add(*v, sum));
     let first = v[0];
@@ -87,7 +117,7 @@ fn reflection<W: Wide>(v: &mut [W]) -> (W, W) {
 /// `A −= v wᵀ + w vᵀ` of the upper triangle of the block from row and column `start` on, and `p += A x`; `rows` begins
 /// with row `start`, the vectors with entry `start`.
 #[inline(always)]
-fn update_and_multiply<W: Wide>(rows: &mut [W], d: usize, start: usize, (v, w): (&[W], &[W]), x: &[W], p: &mut [W]) {
+pub(super) fn update_and_multiply<W: Wide>(rows: &mut [W], d: usize, start: usize, (v, w): (&[W], &[W]), x: &[W], p: &mut [W]) {
     let n = d - start;
     let (v, w, x, p) = (&v[..n], &w[..n], &x[..n], &mut p[..n]);
     let mut i = 0;

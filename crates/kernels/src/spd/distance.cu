@@ -1,0 +1,215 @@
+// Distances of pairs of matrices, and their gradients.
+
+// The log-Euclidean distance: ‖x - y‖ of the logarithms. One block a pair.
+template <class Out>
+__device__ inline void le_distance(const double *a, const double *b, const u32 *left, const u32 *right, double *kept,
+                                   Out *out, u32 size) {
+    SHARED_MEMORY(room);
+    const double *x = a + (u64)left[blockIdx.x] * size, *y = b + (u64)right[blockIdx.x] * size;
+    double sum = 0.0;
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) sum += (x[at] - y[at]) * (x[at] - y[at]);
+    sum = sqrt(block_sum(sum, room));
+    if (threadIdx.x == 0) kept[blockIdx.x] = sum, out[blockIdx.x] = (Out)sum;
+}
+
+// What a pair's gradient is multiplied by: scale * grad / distance, 0 at distance 0.
+template <class In> __device__ inline double pair_factor(const In *grad, const double *kept, u32 pair, double scale) {
+    return kept[pair] > 0.0 ? scale * (double)grad[pair] / kept[pair] : 0.0;
+}
+
+// Per matrix the sum of factor * (own - other) over its pairs, which `members` lists from `offsets` on.
+template <class In>
+__device__ inline void le_gradient(const double *own, const double *others, const u32 *partner, const u32 *offsets,
+                                   const u32 *members, const In *grad, const double *kept, double *out, u32 size) {
+    u64 base = (u64)blockIdx.x * size;
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+        double sum = 0.0, mine = own[base + at];
+        for (u32 k = offsets[blockIdx.x]; k < offsets[blockIdx.x + 1]; k++) {
+            u32 pair = members[k];
+            sum += pair_factor(grad, kept, pair, 1.0) * (mine - others[(u64)partner[pair] * size + at]);
+        }
+        out[base + at] = sum;
+    }
+}
+
+// Orthogonalises the rows of `w` by rotations of pairs, and applies them to those of `r` (one-sided Jacobi, Golub and Van
+// Loan, section 8.6.4). A warp takes a pair.
+__device__ inline bool orthogonalise(double *w, double *r, u32 d, u32 stride) {
+    __shared__ u32 rotated;
+    u32 m = d + d % 2, lane = threadIdx.x % 32;
+    for (u32 sweep = 0; sweep < SWEEPS; sweep++) {
+        if (threadIdx.x == 0) rotated = 0;
+        __syncthreads();
+        for (u32 round = 0; round + 1 < m; round++) {
+            for (u32 k = threadIdx.x / 32; k < m / 2; k += blockDim.x / 32) {
+                u32 p, q;
+                players(k, round, m, p, q);
+                if (q >= d) continue;
+                double pp = 0.0, qq = 0.0, pq = 0.0;
+                for (u32 i = lane; i < d; i += 32) {
+                    double x = w[p * stride + i], y = w[q * stride + i];
+                    pp += x * x, qq += y * y, pq += x * y;
+                }
+                pp = warp_sum(pp), qq = warp_sum(qq), pq = warp_sum(pq);
+                if (fabs(pq) <= 1e-14 * sqrt(pp) * sqrt(qq)) continue;
+                double theta = (qq - pp) / (2.0 * pq);
+                double t = (theta < 0.0 ? -1.0 : 1.0) / (fabs(theta) + sqrt(1.0 + theta * theta));
+                double c = 1.0 / sqrt(1.0 + t * t), s = t * c;
+                if (lane == 0) rotated = 1;
+                for (u32 i = lane; i < d; i += 32) {
+                    double x = w[p * stride + i], y = w[q * stride + i];
+                    w[p * stride + i] = c * x - s * y, w[q * stride + i] = s * x + c * y;
+                    x = r[p * stride + i], y = r[q * stride + i];
+                    r[p * stride + i] = c * x - s * y, r[q * stride + i] = s * x + c * y;
+                }
+            }
+            __syncthreads();
+        }
+        u32 more = rotated;
+        __syncthreads();
+        if (!more) return true;
+    }
+    return false;
+}
+
+// The Bures-Wasserstein distance of one pair a block, and the polar factor U of F = B½ A½: with F = U H,
+// tr A + tr B - 2 tr H = ‖A½ - Uᵀ B½‖², a sum of squares (Bhatia, Jain and Lim 2019, theorem 1). `first` is the number of
+// the first pair; pairs of equal roots are at distance 0.
+template <class Out>
+__device__ inline void bw_distance(const double *a, const double *b, const u32 *left, const u32 *right, double *polar,
+                                   double *kept, Out *out, u64 *flag, double *details, u32 d, u32 first) {
+    SHARED_MEMORY(w);
+    u32 stride = d | 1, pair = first + blockIdx.x, size = d * d;
+    double *r = w + d * stride, *lengths = r + d * stride, *room = lengths + d;
+    const double *x = a + (u64)left[pair] * size, *y = b + (u64)right[pair] * size;
+    double *u = polar + (u64)blockIdx.x * size;
+    double differs = 0.0;
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+        u32 i = at / d, j = at % d;
+        double sum = 0.0;
+        // Row i of A½ B½ is column i of F; the roots are symmetric.
+        for (u32 k = 0; k < d; k++) sum += x[i * d + k] * y[k * d + j];
+        w[i * stride + j] = sum;
+        r[i * stride + j] = i == j;
+        if (x[at] != y[at]) differs = 1.0;
+    }
+    if (block_max(differs, room) == 0.0) {
+        for (u32 at = threadIdx.x; at < size; at += blockDim.x) u[at] = 0.0;
+        if (threadIdx.x == 0) kept[pair] = 0.0, out[pair] = (Out)0.0;
+        return;
+    }
+    if (!orthogonalise(w, r, d, stride)) {
+        if (threadIdx.x == 0) refuse(flag, details, left[pair], NO_CONVERGENCE, SWEEPS);
+        return;
+    }
+    for (u32 k = threadIdx.x / 32; k < d; k += blockDim.x / 32) {
+        double square = 0.0;
+        for (u32 i = threadIdx.x % 32; i < d; i += 32) square += w[k * stride + i] * w[k * stride + i];
+        square = warp_sum(square);
+        if (threadIdx.x % 32 == 0) lengths[k] = sqrt(square);
+    }
+    __syncthreads();
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+        u32 i = at / d, j = at % d;
+        double sum = 0.0;
+        for (u32 k = 0; k < d; k++) sum += w[k * stride + i] / lengths[k] * r[k * stride + j];
+        u[at] = sum;
+    }
+    __syncthreads();
+    double square = 0.0;
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+        u32 i = at / d, j = at % d;
+        double gap = x[at];
+        for (u32 k = 0; k < d; k++) gap -= u[k * d + i] * y[k * d + j];
+        square += gap * gap;
+    }
+    double distance = sqrt(block_sum(square, room));
+    if (threadIdx.x == 0) kept[pair] = distance, out[pair] = (Out)distance;
+}
+
+// Adds to `sum` of each matrix factor * (own root - T), T = Uᵀ B½ for the left matrices and U A½ for the right ones, over
+// its pairs among the `count` from `first` on, whose U are in `polar`.
+template <class In>
+__device__ inline void bw_accumulate(const double *own, const double *others, const u32 *partner, const u32 *offsets,
+                                     const u32 *members, const In *grad, const double *kept, const double *polar,
+                                     double *sum, u32 d, u32 first, u32 count, u32 transposed) {
+    SHARED_MEMORY(u);
+    u32 stride = d | 1, size = d * d;
+    double *root = u + d * stride;
+    u64 base = (u64)blockIdx.x * size;
+    for (u32 k = offsets[blockIdx.x]; k < offsets[blockIdx.x + 1]; k++) {
+        u32 pair = members[k];
+        double factor = pair < first || pair >= first + count ? 0.0 : pair_factor(grad, kept, pair, 0.5);
+        if (factor == 0.0) continue;
+        const double *rotation = polar + (u64)(pair - first) * size, *other = others + (u64)partner[pair] * size;
+        for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+            u32 i = at / d, j = at % d;
+            u[(transposed ? j : i) * stride + (transposed ? i : j)] = rotation[at];
+            root[i * stride + j] = other[at];
+        }
+        __syncthreads();
+        for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+            u32 i = at / d, j = at % d;
+            double image = 0.0;
+            for (u32 l = 0; l < d; l++) image += u[i * stride + l] * root[l * stride + j];
+            sum[base + at] += factor * (own[base + at] - image);
+        }
+        __syncthreads();
+    }
+}
+
+// A^{-½} times the sum, symmetrised: the gradient of A.
+template <class Out>
+__device__ inline void bw_finish(const double *vectors, const double *values, const double *sum, Out *out, u32 d) {
+    SHARED_MEMORY(inverse);
+    u32 stride = d | 1;
+    double *s = inverse + d * stride;
+    u64 base = (u64)blockIdx.x * d * d;
+    const double *v = vectors + base, *x = values + (u64)blockIdx.x * d;
+    for (u32 at = threadIdx.x; at < d * d; at += blockDim.x) {
+        u32 i = at / d, j = at % d;
+        double total = 0.0;
+        for (u32 k = 0; k < d; k++) total += v[k * d + i] * v[k * d + j] / sqrt(x[k]);
+        inverse[i * stride + j] = total;
+        s[i * stride + j] = sum[base + at];
+    }
+    __syncthreads();
+    for (u32 at = threadIdx.x; at < d * d; at += blockDim.x) {
+        u32 i = at / d, j = at % d;
+        if (j > i) continue;
+        double upper = 0.0, lower = 0.0;
+        for (u32 l = 0; l < d; l++) {
+            upper += inverse[i * stride + l] * s[l * stride + j];
+            lower += inverse[j * stride + l] * s[l * stride + i];
+        }
+        out[base + i * d + j] = out[base + j * d + i] = (Out)(0.5 * (upper + lower));
+    }
+}
+
+#define DISTANCES(suffix, T)                                                                                         \
+    extern "C" __global__ void le_distance_##suffix(const double *a, const double *b, const u32 *left,               \
+                                                    const u32 *right, double *kept, T *out, u32 size) {              \
+        le_distance(a, b, left, right, kept, out, size);                                                             \
+    }                                                                                                                \
+    extern "C" __global__ void le_gradient_##suffix(const double *own, const double *others, const u32 *partner,     \
+                                                    const u32 *offsets, const u32 *members, const T *grad,           \
+                                                    const double *kept, double *out, u32 size) {                     \
+        le_gradient(own, others, partner, offsets, members, grad, kept, out, size);                                  \
+    }                                                                                                                \
+    extern "C" __global__ void bw_distance_##suffix(const double *a, const double *b, const u32 *left,               \
+                                                    const u32 *right, double *polar, double *kept, T *out,           \
+                                                    u64 *flag, double *details, u32 d, u32 first) {                  \
+        bw_distance(a, b, left, right, polar, kept, out, flag, details, d, first);                                   \
+    }                                                                                                                \
+    extern "C" __global__ void bw_accumulate_##suffix(const double *own, const double *others, const u32 *partner,   \
+                                                      const u32 *offsets, const u32 *members, const T *grad,         \
+                                                      const double *kept, const double *polar, double *sum, u32 d,   \
+                                                      u32 first, u32 count, u32 transposed) {                        \
+        bw_accumulate(own, others, partner, offsets, members, grad, kept, polar, sum, d, first, count, transposed);  \
+    }                                                                                                                \
+    extern "C" __global__ void bw_finish_##suffix(const double *vectors, const double *values, const double *sum,    \
+                                                  T *out, u32 d) {                                                   \
+        bw_finish(vectors, values, sum, out, d);                                                                     \
+    }
+DISTANCES(f32, float)
+DISTANCES(f64, double)

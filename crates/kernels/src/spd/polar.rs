@@ -1,0 +1,112 @@
+//! Orthogonal polar factors of several matrices, `U = F (FᵀF)^{-½}`.
+
+use super::inverse_root::{Scaled, covers, gram_inverse_roots, inverse_roots};
+use super::linalg::{Form, accumulate};
+
+/// Ratio of singular values down to which `FᵀF` itself is reduced, which costs the square of the ratio in accuracy.
+const GOOD: f64 = 1e-2;
+
+/// A `d`×`d` matrix, with bounds of its singular values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounded<'a> {
+    pub(super) matrix: &'a [f64],
+    pub(super) least: f64,
+    pub(super) largest: f64,
+}
+
+impl Bounded<'_> {
+    fn ratio(&self) -> f64 {
+        self.least / self.largest
+    }
+
+    fn times(&self, inverse_root: &[f64], d: usize) -> Vec<f64> {
+        let mut out = vec![0.0; d * d];
+        let (left, right) = ((self.matrix, Form::Plain), (inverse_root, Form::Plain));
+        accumulate(&mut out, (0.0, 1.0 / self.largest), left, right, (d, d, d), false);
+        out
+    }
+}
+
+/// `FᵀF`.
+pub(super) fn gram(f: &[f64], d: usize) -> Vec<f64> {
+    let mut out = vec![0.0; d * d];
+    accumulate(&mut out, (0.0, 1.0), (f, Form::Transposed), (f, Form::Plain), (d, d, d), true);
+    out
+}
+
+/// The factors, with errors of about `ε` over the ratio of the singular values, and at most `ε / GOOD²` where that is
+/// less; `None` where the singular values lie too far apart.
+///
+/// What a matrix gets does not depend on its neighbours. Best called with
+/// [`TOGETHER`](super::inverse_root::TOGETHER) matrices.
+pub(super) fn orthogonal_factors(all: &[Bounded], d: usize) -> Vec<Option<Vec<f64>>> {
+    let mut out = vec![None; all.len()];
+    let (good, rest): (Vec<usize>, Vec<usize>) =
+        (0..all.len()).filter(|&k| covers(all[k].ratio())).partition(|&k| all[k].ratio() >= GOOD);
+    let grams: Vec<Vec<f64>> = good.iter().map(|&k| gram(all[k].matrix, d)).collect();
+    let of_gram = |(&k, matrix)| {
+        let all: &Bounded = &all[k];
+        Scaled { matrix, scale: 1.0 / (all.largest * all.largest), ratio: all.ratio() }
+    };
+    let scaled: Vec<Scaled> = good.iter().zip(grams.iter().map(Vec::as_slice)).map(of_gram).collect();
+    for (&k, inverse) in good.iter().zip(inverse_roots(&scaled, d)) {
+        out[k] = Some(all[k].times(&inverse, d));
+    }
+    let of_factor = |&k: &usize| Scaled { matrix: all[k].matrix, scale: 1.0 / all[k].largest, ratio: all[k].ratio() };
+    let scaled: Vec<Scaled> = rest.iter().map(of_factor).collect();
+    for (&k, inverse) in rest.iter().zip(gram_inverse_roots(&scaled, d)) {
+        out[k] = Some(all[k].times(&inverse, d));
+    }
+    out
+}
+
+/// The factor of one matrix, orthogonal up to rounding.
+pub(super) fn refined_factor(of: &Bounded, d: usize) -> Option<Vec<f64>> {
+    if !covers(of.ratio()) {
+        return None;
+    }
+    let scaled = Scaled { matrix: of.matrix, scale: 1.0 / of.largest, ratio: of.ratio() };
+    let near = of.times(&gram_inverse_roots(&[scaled], d)[0], d);
+    // U ← U (3 I − UᵀU) / 2.
+    let gram = gram(&near, d);
+    let mut out = near.clone();
+    accumulate(&mut out, (1.5, -0.5), (&near, Form::Plain), (&gram, Form::Plain), (d, d, d), false);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spd::linalg::square;
+    use random::{Axis, Seeds};
+    use testkit::tolerance::{IDENTITY_F64, assert_close};
+
+    #[test]
+    fn recovers_the_orthogonal_factor() {
+        let mut stream = Seeds::new(8).stream(Axis::Test, &[]);
+        for d in [1, 2, 5, 16, 33, 64] {
+            for spread in [0.0, 0.5, 1.5, 3.0, 4.5, 5.9] {
+                let q = testkit::spd::orthogonal(d, &mut stream);
+                let spectrum: Vec<f64> = (0..d).map(|_| 10f64.powf(-stream.range(0.0, spread))).collect();
+                let h = testkit::spd::with_spectrum(&spectrum, &mut stream);
+                let x = square((&q, Form::Plain), (&h, Form::Plain), d);
+                let of = Bounded { matrix: &x, least: 10f64.powf(-spread) * 0.99, largest: 1.01 };
+                // The factor of a matrix with rounding errors is known up to ε / σ_min.
+                let bar = 1e-13 * 10f64.powf(spread.max(2.0)) * (d as f64).sqrt();
+                let name = format!("d {d}, spread {spread}");
+                let found = orthogonal_factors(&[of], d).remove(0).unwrap();
+                assert_close(&name, &found, &q, d * d, bar);
+                let refined = refined_factor(&of, d).unwrap();
+                assert_close(&name, &refined, &q, d * d, bar);
+                let identity: Vec<f64> = (0..d * d).map(|at| f64::from(u8::from(at % (d + 1) == 0))).collect();
+                assert_close(&format!("{name}, orthogonal"), &gram(&refined, d), &identity, d * d, IDENTITY_F64);
+            }
+        }
+    }
+
+    #[test]
+    fn none_where_singular_values_lie_too_far_apart() {
+        let of = Bounded { matrix: &[1.0, 0.0, 0.0, 1e-9], least: 1e-9, largest: 1.0 };
+        assert!(orthogonal_factors(&[of], 2)[0].is_none() && refined_factor(&of, 2).is_none());
+    }
+}

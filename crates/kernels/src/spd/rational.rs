@@ -1,0 +1,106 @@
+//! Partial fractions of `1/√x` on an interval, as good as float64.
+//!
+//! `1/√x = (2/π) ∫ dt / (t² + x)` over `t ≥ 0`. With `t = ρ sc(u)`, a Jacobian elliptic function of complementary modulus
+//! `ρ`, the integrand is smooth and periodic in `u`, so that the midpoint rule converges by `e^{−2πK/K'}` a point (Hale,
+//! Higham and Trefethen, *Computing `A^α`, `log(A)`, and related matrix functions by contour integrals*, SIAM J. Numer.
+//! Anal. 46, 2008, section 4).
+
+use std::f64::consts::PI;
+use std::sync::OnceLock;
+
+/// Intervals are `[4^(-k/4), 1]` with `k` up to this number.
+const MOST: usize = 80;
+
+/// `ln` of the relative error that is left.
+const LOG_ERROR: f64 = -37.0;
+
+/// `Σ weights[j] / (x + poles[j])`.
+#[derive(Debug, Clone)]
+pub(super) struct Fractions {
+    pub(super) poles: Vec<f64>,
+    pub(super) weights: Vec<f64>,
+}
+
+/// Those for `[ratio², 1]` or a little more; none for a ratio below `2^-20`.
+pub(super) fn inverse_root(ratio: f64) -> Option<&'static Fractions> {
+    static ALL: OnceLock<Vec<Fractions>> = OnceLock::new();
+    let all = ALL.get_or_init(|| (0..=MOST).map(|k| Fractions::new(2.0f64.powf(-0.25 * k as f64))).collect());
+    let k = (-4.0 * ratio.log2()).ceil();
+    // Not a number compares false.
+    if k <= MOST as f64 { all.get(k.max(0.0) as usize) } else { None }
+}
+
+impl Fractions {
+    fn new(ratio: f64) -> Self {
+        // The nodes of an interval of one point would do for none.
+        let ratio = ratio.min(0.84);
+        let modulus = ((1.0 - ratio) * (1.0 + ratio)).sqrt();
+        let (own, other) = (PI / (2.0 * mean(1.0, ratio)), PI / (2.0 * mean(1.0, modulus)));
+        let n = (-LOG_ERROR * own / (2.0 * PI * other)).ceil() as usize;
+        let step = own / n as f64;
+        let (mut poles, mut weights) = (vec![0.0; n], vec![0.0; n]);
+        // From either end of the quarter period, where the functions keep their digits.
+        for j in 0..n.div_ceil(2) {
+            let (sn, cn, dn) = jacobi((j as f64 + 0.5) * step, ratio);
+            let factor = 2.0 * step / PI;
+            (poles[j], weights[j]) = ((ratio * sn / cn).powi(2), factor * ratio * dn / (cn * cn));
+            (poles[n - 1 - j], weights[n - 1 - j]) = ((cn / sn).powi(2), factor * dn / (sn * sn));
+        }
+        Self { poles, weights }
+    }
+}
+
+/// The arithmetic-geometric mean.
+fn mean(mut a: f64, mut b: f64) -> f64 {
+    while (a - b).abs() > 4.0 * f64::EPSILON * a {
+        (a, b) = (0.5 * (a + b), (a * b).sqrt());
+    }
+    a
+}
+
+/// `sn`, `cn` and `dn` of `u`, by the descending Landen transformation (Abramowitz and Stegun, section 16.4).
+fn jacobi(u: f64, complementary_modulus: f64) -> (f64, f64, f64) {
+    const DEPTH: usize = 16;
+    let (mut a, mut b) = (1.0, complementary_modulus);
+    let mut ratios = [0.0; DEPTH];
+    let mut depth = 0;
+    while depth < DEPTH && (a - b) > f64::EPSILON * a {
+        let c = 0.5 * (a - b);
+        (a, b) = (0.5 * (a + b), (a * b).sqrt());
+        ratios[depth] = c / a;
+        depth += 1;
+    }
+    let mut phi = a * u * f64::powi(2.0, depth as i32);
+    let mut last = phi;
+    for ratio in ratios[..depth].iter().rev() {
+        last = phi;
+        phi = 0.5 * (phi + (ratio * phi.sin()).asin());
+    }
+    let dn = if depth == 0 { 1.0 } else { phi.cos() / (last - phi).cos() };
+    (phi.sin(), phi.cos(), dn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_is_the_inverse_root() {
+        for ratio in [1.0, 0.9, 0.5, 0.1, 1.0 / 34.0, 1e-3, 1e-5, 1e-6] {
+            let f = inverse_root(ratio).unwrap();
+            for i in 0..=1000 {
+                let x = (2.0 * ratio.ln() * (1.0 - f64::from(i) / 1000.0)).exp();
+                let sum: f64 = f.poles.iter().zip(&f.weights).map(|(c, w)| w / (x + c)).sum();
+                let error = (sum * x.sqrt() - 1.0).abs();
+                // In the middle the cosine is √ratio, and known to ε.
+                assert!(error < 4e-15 + 4.0 * f64::EPSILON / ratio.sqrt(), "off by {error} at {x} of [{}, 1], {} terms", ratio * ratio, f.poles.len());
+            }
+        }
+    }
+
+    #[test]
+    fn no_ratio_too_small_or_not_a_number() {
+        assert!(inverse_root(1e-7).is_none() && inverse_root(0.0).is_none() && inverse_root(f64::NAN).is_none());
+        assert!(inverse_root(1.5).is_some());
+    }
+}
