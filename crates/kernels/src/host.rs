@@ -1,13 +1,24 @@
 //! Tensors to and from plain numbers on the host.
 
+use std::mem::MaybeUninit;
+
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::{Error, Result};
 
-/// The row-major float64 values of a float32 or float64 tensor.
+/// Refuses a tensor that does not lie on the CPU: nothing is computed elsewhere than where it was asked for.
+pub(crate) fn refuse_device(op: &'static str, tensor: &Tensor) -> Result<()> {
+    if tensor.device().is_cpu() {
+        return Ok(());
+    }
+    Err(Error::NoDeviceCode { op, device: format!("{:?}", tensor.device().location()) })
+}
+
+/// The row-major float64 values of a float32 or float64 tensor on the CPU.
 pub fn to_f64(op: &'static str, tensor: &Tensor) -> Result<Vec<f64>> {
+    refuse_device(op, tensor)?;
     match tensor.dtype() {
         DType::F64 => Ok(tensor.flatten_all()?.to_vec1::<f64>()?),
         DType::F32 => Ok(tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect()),
@@ -67,10 +78,11 @@ impl Numbers<'_> {
     }
 }
 
-/// Calls `f` with the row-major numbers of a float32 or float64 tensor, which are copied only where they lie on another
-/// device or in another order.
+/// Calls `f` with the row-major numbers of a float32 or float64 tensor, which lies on the CPU; they are
+/// copied only where they lie in another order.
 pub(crate) fn with_numbers<T>(op: &'static str, tensor: &Tensor, f: impl FnOnce(Numbers) -> Result<T>) -> Result<T> {
-    let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
+    refuse_device(op, tensor)?;
+    let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { return Err(Error::Dtype { op, got: tensor.dtype() }) };
     let range = layout.start_offset()..layout.start_offset() + tensor.elem_count();
@@ -99,20 +111,31 @@ pub(crate) fn fill_items(
     fill: impl Fn(usize, &mut [f64]) + Sync,
 ) -> Result<CpuStorage> {
     match dtype {
-        DType::F64 => {
-            let mut out = vec![0.0f64; count * size];
-            out.par_chunks_exact_mut(size.max(1)).enumerate().for_each(|(item, out)| fill(item, out));
-            Ok(CpuStorage::F64(out))
-        }
-        DType::F32 => {
-            let mut out = vec![0.0f32; count * size];
-            let one = |room: &mut Vec<f64>, (item, out): (usize, &mut [f32])| {
-                fill(item, room);
-                out.iter_mut().zip(room.iter()).for_each(|(out, v)| *out = *v as f32);
-            };
-            out.par_chunks_exact_mut(size.max(1)).enumerate().for_each_init(|| vec![0.0; size], one);
-            Ok(CpuStorage::F32(out))
-        }
+        DType::F64 => Ok(CpuStorage::F64(filled((count, size), fill, |v| v))),
+        DType::F32 => Ok(CpuStorage::F32(filled((count, size), fill, |v| v as f32))),
         got => Err(Error::Dtype { op, got }),
     }
+}
+
+/// `count` items of `size` numbers, each converted from what `fill` writes. Memory is written once: a first pass of zeros,
+/// on one thread, would cost as much as some kernels.
+pub(crate) fn filled<T: Copy + Send>(
+    (count, size): (usize, usize),
+    fill: impl Fn(usize, &mut [f64]) + Sync,
+    convert: impl Fn(f64) -> T + Sync,
+) -> Vec<T> {
+    let total = count * size;
+    let mut out: Vec<T> = Vec::with_capacity(total);
+    let one = |room: &mut Vec<f64>, (item, out): (usize, &mut [MaybeUninit<T>])| {
+        fill(item, room);
+        out.iter_mut().zip(room.iter()).for_each(|(out, v)| {
+            out.write(convert(*v));
+        });
+    };
+    let items = out.spare_capacity_mut()[..total].par_chunks_exact_mut(size.max(1));
+    items.enumerate().for_each_init(|| vec![0.0; size], one);
+    // SAFETY: the capacity is at least `total`, and every number was written: the chunks are `count` of `size` each, and
+    // `room` is as long as a chunk.
+    unsafe { out.set_len(total) };
+    out
 }

@@ -42,10 +42,12 @@ __device__ inline void covariance(const T *x, const T *logits, T *y, double *wei
 // With G symmetrised and c = x - μ: ∂x_n = 2 w_n G c_n and ∂l_n = w_n (c_nᵀ G c_n - Σ_m w_m c_mᵀ G c_m). A warp takes a token.
 template <class T>
 __device__ inline void covariance_gradient(const T *x, const double *weights, const double *means, const T *grad, T *dx,
-                                           T *dlogits, u32 n, u32 d) {
-    SHARED_MEMORY(g);
+                                           T *dlogits, double *scratch, u32 n, u32 d) {
+    SHARED_MEMORY(memory);
     u32 stride = d | 1, warps = blockDim.x / 32, lane = threadIdx.x % 32;
-    double *forms = g + d * stride, *room = forms + n, *token = room + 32 + threadIdx.x / 32 * d;
+    // One matrix: in shared memory, or in the scratch memory of the block.
+    double *g = scratch ? scratch + (u64)blockIdx.x * d * stride : memory;
+    double *forms = scratch ? memory : memory + d * stride, *room = forms + n, *token = room + 32 + threadIdx.x / 32 * d;
     x += (u64)blockIdx.x * n * d, dx += (u64)blockIdx.x * n * d, dlogits += (u64)blockIdx.x * n;
     weights += (u64)blockIdx.x * n, means += (u64)blockIdx.x * d, grad += (u64)blockIdx.x * d * d;
     for (u32 at = threadIdx.x; at < d * d; at += blockDim.x)
@@ -78,8 +80,9 @@ __device__ inline void covariance_gradient(const T *x, const double *weights, co
         covariance(x, logits, y, weights, means, flag, details, n, d, eps);                                          \
     }                                                                                                                \
     extern "C" __global__ void covariance_gradient_##suffix(const T *x, const double *weights, const double *means,  \
-                                                            const T *grad, T *dx, T *dlogits, u32 n, u32 d) {        \
-        covariance_gradient(x, weights, means, grad, dx, dlogits, n, d);                                             \
+                                                            const T *grad, T *dx, T *dlogits, double *scratch,       \
+                                                            u32 n, u32 d) {                                          \
+        covariance_gradient(x, weights, means, grad, dx, dlogits, scratch, n, d);                                    \
     }
 COVARIANCE(f32, float)
 COVARIANCE(f64, double)

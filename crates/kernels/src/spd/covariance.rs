@@ -30,6 +30,10 @@ pub fn covariance(x: &Tensor, logits: &Tensor, eps: f64) -> Result<Tensor> {
     if !(eps >= 0.0 && eps.is_finite()) {
         return Err(Error::Attribute { op: OP, name: "eps", value: eps, expected: "a finite number >= 0" });
     }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::tensors::covariance(OP, x, logits, eps);
+    }
     let (tokens, scores) = (finite("x", x, n * d)?, finite("logits", logits, n)?);
     let parts: Vec<(Part, Vec<f64>)> = (0..b)
         .into_par_iter()

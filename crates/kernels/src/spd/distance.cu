@@ -72,17 +72,13 @@ __device__ inline bool orthogonalise(double *w, double *r, u32 d, u32 stride) {
     return false;
 }
 
-// The Bures-Wasserstein distance of one pair a block, and the polar factor U of F = B½ A½: with F = U H,
-// tr A + tr B - 2 tr H = ‖A½ - Uᵀ B½‖², a sum of squares (Bhatia, Jain and Lim 2019, theorem 1). `first` is the number of
-// the first pair; pairs of equal roots are at distance 0.
-template <class Out>
-__device__ inline void bw_distance(const double *a, const double *b, const u32 *left, const u32 *right, double *polar,
-                                   double *kept, Out *out, u64 *flag, double *details, u32 d, u32 first) {
-    SHARED_MEMORY(w);
-    u32 stride = d | 1, pair = first + blockIdx.x, size = d * d;
-    double *r = w + d * stride, *lengths = r + d * stride, *room = lengths + d;
-    const double *x = a + (u64)left[pair] * size, *y = b + (u64)right[pair] * size;
-    double *u = polar + (u64)blockIdx.x * size;
+// The Bures-Wasserstein distance of a pair with roots `x` and `y`, by a whole block, and the polar factor U of F = B½ A½ in
+// `u`: with F = U H, tr A + tr B - 2 tr H = ‖A½ - Uᵀ B½‖², a sum of squares (Bhatia, Jain and Lim 2019, theorem 1). Exactly
+// 0 for equal roots, with U = 0; -1 where the iteration does not converge. Beside the two matrices
+// `memory` has d + 32 numbers.
+__device__ inline double bw_pair(const double *x, const double *y, double *u, Room memory, u32 d) {
+    u32 stride = d | 1, size = d * d;
+    double *w = memory.first, *r = memory.second, *lengths = memory.rest, *room = lengths + d;
     double differs = 0.0;
     for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
         u32 i = at / d, j = at % d;
@@ -91,17 +87,11 @@ __device__ inline void bw_distance(const double *a, const double *b, const u32 *
         for (u32 k = 0; k < d; k++) sum += x[i * d + k] * y[k * d + j];
         w[i * stride + j] = sum;
         r[i * stride + j] = i == j;
+        u[at] = 0.0;
         if (x[at] != y[at]) differs = 1.0;
     }
-    if (block_max(differs, room) == 0.0) {
-        for (u32 at = threadIdx.x; at < size; at += blockDim.x) u[at] = 0.0;
-        if (threadIdx.x == 0) kept[pair] = 0.0, out[pair] = (Out)0.0;
-        return;
-    }
-    if (!orthogonalise(w, r, d, stride)) {
-        if (threadIdx.x == 0) refuse(flag, details, left[pair], NO_CONVERGENCE, SWEEPS);
-        return;
-    }
+    if (block_max(differs, room) == 0.0) return 0.0;
+    if (!orthogonalise(w, r, d, stride)) return -1.0;
     for (u32 k = threadIdx.x / 32; k < d; k += blockDim.x / 32) {
         double square = 0.0;
         for (u32 i = threadIdx.x % 32; i < d; i += 32) square += w[k * stride + i] * w[k * stride + i];
@@ -123,8 +113,114 @@ __device__ inline void bw_distance(const double *a, const double *b, const u32 *
         for (u32 k = 0; k < d; k++) gap -= u[k * d + i] * y[k * d + j];
         square += gap * gap;
     }
-    double distance = sqrt(block_sum(square, room));
-    if (threadIdx.x == 0) kept[pair] = distance, out[pair] = (Out)distance;
+    return sqrt(block_sum(square, room));
+}
+
+// Distances and polar factors of pairs, one block a pair; `first` is the number of the first.
+template <class Out>
+__device__ inline void bw_distance(const double *a, const double *b, const u32 *left, const u32 *right, double *polar,
+                                   double *kept, Out *out, u64 *flag, double *details, double *scratch, u32 d,
+                                   u32 first) {
+    SHARED_MEMORY(memory);
+    u32 pair = first + blockIdx.x, size = d * d;
+    double distance = bw_pair(a + (u64)left[pair] * size, b + (u64)right[pair] * size, polar + (u64)blockIdx.x * size,
+                              Room(memory, scratch, d), d);
+    if (threadIdx.x != 0) return;
+    if (distance < 0.0) refuse(flag, details, left[pair], NO_CONVERGENCE, SWEEPS);
+    kept[pair] = distance, out[pair] = (Out)distance;
+}
+
+// The block's first index of the least number; `count` where all are infinite. `least` gets the number.
+__device__ inline u32 first_least(const double *numbers, u32 count, double &least, double *room) {
+    __shared__ u32 index;
+    if (threadIdx.x == 0) index = count;
+    double own = INFINITE;
+    for (u32 j = threadIdx.x; j < count; j += blockDim.x) own = fmin(own, numbers[j]);
+    least = -block_max(-own, room);
+    for (u32 j = threadIdx.x; j < count && least < INFINITE; j += blockDim.x)
+        if (numbers[j] == least) atomicMin(&index, j);
+    __syncthreads();
+    u32 found = index;
+    __syncthreads();
+    return found;
+}
+
+// Margin for rounding in the comparison of bounds with distances.
+#define SLACK 1e-8
+
+// For each matrix of `a` the `k` nearest of the `m` of `b` whose group it may be compared with, ascending, the lower index
+// first of equal ones; `m` stands for nobody. One block a matrix. Groups are `size` consecutive matrices.
+//
+// A log-Euclidean distance is computed at once. A Bures-Wasserstein distance is at least H/√2 with H = ‖A½ - B½‖, and at least
+// √Σ(√λ_i(A) - √λ_i(B))² over the ordered eigenvalues; pairs are looked at from the least bound on, as long as it lies below
+// the distance that was found.
+extern "C" __global__ void spd_nearest(const double *a, const double *b, const double *spectra_a, const double *spectra_b,
+                                       const u32 *allowed, double *bounds, double *polar, u32 *index, double *distances,
+                                       u64 *flag, double *details, double *scratch, u32 d, u32 m, u32 size, u32 k,
+                                       u32 bounded) {
+    SHARED_MEMORY(memory);
+    Room matrices(memory, scratch, d);
+    u32 numbers = d * d, lane = threadIdx.x % 32, groups = m / size;
+    double *room = matrices.rest + d;
+    const double *x = a + (u64)blockIdx.x * numbers;
+    bounds += (u64)blockIdx.x * m, index += (u64)blockIdx.x * k, distances += (u64)blockIdx.x * k;
+    for (u32 j = threadIdx.x / 32; j < m; j += blockDim.x / 32) {
+        double roots = 0.0, spectra = 0.0;
+        bool open = allowed[(u64)(blockIdx.x / size) * groups + j / size];
+        for (u32 at = lane; open && at < numbers; at += 32) {
+            double gap = x[at] - b[(u64)j * numbers + at];
+            roots += gap * gap;
+        }
+        for (u32 i = lane; open && bounded && i < d; i += 32) {
+            double gap = sqrt(spectra_a[(u64)blockIdx.x * d + i]) - sqrt(spectra_b[(u64)j * d + i]);
+            spectra += gap * gap;
+        }
+        roots = sqrt(warp_sum(roots)), spectra = sqrt(warp_sum(spectra));
+        if (lane == 0) bounds[j] = !open ? INFINITE : bounded ? fmax(roots * 0.7071067811865475, spectra) : roots;
+    }
+    for (u32 place = threadIdx.x; place < k; place += blockDim.x) index[place] = m, distances[place] = INFINITE;
+    __syncthreads();
+    for (;;) {
+        double bound;
+        u32 j = first_least(bounds, m, bound, room);
+        if (j == m || bound > distances[k - 1] * (1.0 + SLACK)) return;
+        double distance = bound;
+        if (bounded) distance = bw_pair(x, b + (u64)j * numbers, polar + (u64)blockIdx.x * numbers, matrices, d);
+        if (threadIdx.x == 0) {
+            if (distance < 0.0) refuse(flag, details, blockIdx.x, NO_CONVERGENCE, SWEEPS);
+            bounds[j] = INFINITE;
+            u32 place = k;
+            while (place > 0 && (distance < distances[place - 1] || (distance == distances[place - 1] && j < index[place - 1]))) {
+                if (place < k) index[place] = index[place - 1], distances[place] = distances[place - 1];
+                place--;
+            }
+            if (place < k) index[place] = j, distances[place] = distance;
+        }
+        __syncthreads();
+    }
+}
+
+// For each row of `a` the nearest row of `b` with another label by squared distances, the lower index of equally near ones;
+// `n` where there is none. One block a row; both have `n` rows of `d`.
+template <class T>
+__device__ inline void nearest_row(const T *a, const T *b, const u32 *labels, double *squares, u32 *index, u32 n, u32 d) {
+    SHARED_MEMORY(room);
+    u32 lane = threadIdx.x % 32;
+    squares += (u64)blockIdx.x * n;
+    for (u32 j = threadIdx.x / 32; j < n; j += blockDim.x / 32) {
+        bool open = labels[j] != labels[blockIdx.x];
+        double sum = 0.0;
+        for (u32 at = lane; open && at < d; at += 32) {
+            double gap = (double)a[(u64)blockIdx.x * d + at] - (double)b[(u64)j * d + at];
+            sum += gap * gap;
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) squares[j] = open ? sum : INFINITE;
+    }
+    __syncthreads();
+    double least;
+    u32 found = first_least(squares, n, least, room);
+    if (threadIdx.x == 0) index[blockIdx.x] = found;
 }
 
 // Adds to `sum` of each matrix factor * (own root - T), T = Uᵀ B½ for the left matrices and U A½ for the right ones, over
@@ -132,10 +228,11 @@ __device__ inline void bw_distance(const double *a, const double *b, const u32 *
 template <class In>
 __device__ inline void bw_accumulate(const double *own, const double *others, const u32 *partner, const u32 *offsets,
                                      const u32 *members, const In *grad, const double *kept, const double *polar,
-                                     double *sum, u32 d, u32 first, u32 count, u32 transposed) {
-    SHARED_MEMORY(u);
+                                     double *sum, double *scratch, u32 d, u32 first, u32 count, u32 transposed) {
+    SHARED_MEMORY(memory);
+    Room room(memory, scratch, d);
     u32 stride = d | 1, size = d * d;
-    double *root = u + d * stride;
+    double *u = room.first, *root = room.second;
     u64 base = (u64)blockIdx.x * size;
     for (u32 k = offsets[blockIdx.x]; k < offsets[blockIdx.x + 1]; k++) {
         u32 pair = members[k];
@@ -160,10 +257,12 @@ __device__ inline void bw_accumulate(const double *own, const double *others, co
 
 // A^{-½} times the sum, symmetrised: the gradient of A.
 template <class Out>
-__device__ inline void bw_finish(const double *vectors, const double *values, const double *sum, Out *out, u32 d) {
-    SHARED_MEMORY(inverse);
+__device__ inline void bw_finish(const double *vectors, const double *values, const double *sum, Out *out, double *scratch,
+                                 u32 d) {
+    SHARED_MEMORY(memory);
+    Room room(memory, scratch, d);
     u32 stride = d | 1;
-    double *s = inverse + d * stride;
+    double *inverse = room.first, *s = room.second;
     u64 base = (u64)blockIdx.x * d * d;
     const double *v = vectors + base, *x = values + (u64)blockIdx.x * d;
     for (u32 at = threadIdx.x; at < d * d; at += blockDim.x) {
@@ -198,18 +297,25 @@ __device__ inline void bw_finish(const double *vectors, const double *values, co
     }                                                                                                                \
     extern "C" __global__ void bw_distance_##suffix(const double *a, const double *b, const u32 *left,               \
                                                     const u32 *right, double *polar, double *kept, T *out,           \
-                                                    u64 *flag, double *details, u32 d, u32 first) {                  \
-        bw_distance(a, b, left, right, polar, kept, out, flag, details, d, first);                                   \
+                                                    u64 *flag, double *details, double *scratch, u32 d,              \
+                                                    u32 first) {                                                     \
+        bw_distance(a, b, left, right, polar, kept, out, flag, details, scratch, d, first);                          \
     }                                                                                                                \
     extern "C" __global__ void bw_accumulate_##suffix(const double *own, const double *others, const u32 *partner,   \
                                                       const u32 *offsets, const u32 *members, const T *grad,         \
-                                                      const double *kept, const double *polar, double *sum, u32 d,   \
-                                                      u32 first, u32 count, u32 transposed) {                        \
-        bw_accumulate(own, others, partner, offsets, members, grad, kept, polar, sum, d, first, count, transposed);  \
+                                                      const double *kept, const double *polar, double *sum,          \
+                                                      double *scratch, u32 d, u32 first, u32 count,                  \
+                                                      u32 transposed) {                                              \
+        bw_accumulate(own, others, partner, offsets, members, grad, kept, polar, sum, scratch, d, first, count,      \
+                      transposed);                                                                                   \
     }                                                                                                                \
     extern "C" __global__ void bw_finish_##suffix(const double *vectors, const double *values, const double *sum,    \
-                                                  T *out, u32 d) {                                                   \
-        bw_finish(vectors, values, sum, out, d);                                                                     \
+                                                  T *out, double *scratch, u32 d) {                                  \
+        bw_finish(vectors, values, sum, out, scratch, d);                                                            \
+    }                                                                                                                \
+    extern "C" __global__ void nearest_row_##suffix(const T *a, const T *b, const u32 *labels, double *squares,      \
+                                                    u32 *index, u32 n, u32 d) {                                      \
+        nearest_row(a, b, labels, squares, index, n, d);                                                             \
     }
 DISTANCES(f32, float)
 DISTANCES(f64, double)

@@ -26,6 +26,10 @@ const KEPT: usize = 1 << 26;
 /// definite, or an eigensolver that did not converge.
 pub fn distance(metric: Metric, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let op = name(metric);
+    #[cfg(feature = "cuda")]
+    if a.device().is_cuda() {
+        return crate::cuda::tensors::distance(op, metric, a, b);
+    }
     let left = Prepared::named(op, "a", metric, a)?;
     let right = if a.id() == b.id() { left.clone() } else { Prepared::named(op, "b", metric, b)? };
     left.check(op, &right)?;
@@ -60,6 +64,10 @@ pub fn pair_distance(
     for &(i, j) in pairs {
         prepared_a.check_index(op, "pairs", i)?;
         prepared_b.check_index(op, "pairs", j)?;
+    }
+    #[cfg(feature = "cuda")]
+    if let Some([left, right]) = prepared_a.cards(op, prepared_b)? {
+        return crate::cuda::tensors::pair_distance((op, prepared_a.metric()), (a, b), pairs, (left, right));
     }
     let all = Pairs { op, a: prepared_a.clone(), b: prepared_b.clone(), pairs: pairs.to_vec() };
     all.apply(a, b, pairs.len().into())

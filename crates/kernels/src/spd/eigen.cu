@@ -1,4 +1,4 @@
-// Eigendecompositions of symmetric matrices, one block a matrix: cyclic Jacobi in shared memory with the rotations of a
+// Eigendecompositions of symmetric matrices, one block a matrix: cyclic Jacobi, in shared memory up to 64 rows, with the rotations of a
 // round-robin tournament, which act on disjoint pairs and are applied together (Golub and Van Loan, section 8.5).
 
 // Sweeps after which an iteration counts as not converging; eight to twelve are usual.
@@ -193,18 +193,18 @@ __device__ inline double function_value(u32 function, double x) {
     }
 }
 
-// Shared memory of `decompose`.
+// Memory of `decompose`.
 struct EigenRoom {
     u32 stride;
     double *a, *v, *values, *spectrum, *reduce;
     Rotations rotations;
     Twofold *images;
 
-    __device__ EigenRoom(double *memory, u32 d) {
+    __device__ EigenRoom(Room room, u32 d) {
         stride = d | 1;
-        a = memory;
-        v = a + d * stride;
-        values = v + d * stride;
+        a = room.first;
+        v = room.second;
+        values = room.rest;
         spectrum = values + d;
         reduce = spectrum + d;
         rotations.cosine = reduce + 32;
@@ -218,9 +218,9 @@ struct EigenRoom {
 // a matrix must be positive definite, and small eigenvalues get a high relative accuracy.
 template <class In, class Out>
 __device__ inline void decompose(const In *all, Out *images, double *vectors, double *values, u64 *flag, double *details,
-                                 u32 d, u32 function, u32 positive, double bar) {
+                                 double *scratch, u32 d, u32 function, u32 positive, double bar) {
     SHARED_MEMORY(memory);
-    EigenRoom room(memory, d);
+    EigenRoom room(Room(memory, scratch, d), d);
     u32 stride = room.stride;
     u64 base = (u64)blockIdx.x * d * d;
     const In *in = all + base;
@@ -276,8 +276,9 @@ __device__ inline void decompose(const In *all, Out *images, double *vectors, do
 
 #define DECOMPOSE(name, In, Out)                                                                                      \
     extern "C" __global__ void name(const In *all, Out *images, double *vectors, double *values, u64 *flag,          \
-                                    double *details, u32 d, u32 function, u32 positive, double bar) {                \
-        decompose(all, images, vectors, values, flag, details, d, function, positive, bar);                          \
+                                    double *details, double *scratch, u32 d, u32 function, u32 positive,             \
+                                    double bar) {                                                                    \
+        decompose(all, images, vectors, values, flag, details, scratch, d, function, positive, bar);                 \
     }
 DECOMPOSE(spd_decompose_f32_f32, float, float)
 DECOMPOSE(spd_decompose_f32_f64, float, double)

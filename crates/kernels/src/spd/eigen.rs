@@ -65,7 +65,6 @@ impl Eigen {
     }
 }
 
-
 /// Ascending eigenvalues alone of symmetric `d`×`d` matrices, at about a third of the cost.
 pub(crate) fn eigenvalues_of(all: &[&[f64]], d: usize) -> Vec<Result<Vec<f64>, NoConvergence>> {
     let shifted: Vec<(&[f64], f64)> = all.iter().map(|&a| (a, 0.0)).collect();
@@ -193,10 +192,14 @@ impl<W: Wide> Room<W> {
         let (half, lane_of_half) = (&self.halves[lane / W::LANES], lane % W::LANES);
         let betas: Vec<f64> = (0..d).map(|k| W::lanes(&half.betas[k..k + 1])[lane_of_half]).collect();
         let from = W::lanes(&half.reflections);
-        for (k, row) in self.reflections.chunks_exact_mut(stride).enumerate() {
-            for (j, v) in row[..d].iter_mut().enumerate().skip(k + 1) {
-                *v = from[(k * d + j) * W::LANES + lane_of_half];
+        for k in 0..d {
+            let from = from[(k * d + k) * W::LANES..(k + 1) * d * W::LANES].chunks_exact(W::LANES);
+            let row = &mut self.reflections[k * stride + k..k * stride + d];
+            for (v, lanes) in row.iter_mut().zip(from) {
+                *v = lanes[lane_of_half];
             }
+            // The vector begins beside the diagonal.
+            row[0] = 0.0;
         }
         multiply_out::<W>(&betas, &self.reflections, &mut self.rows, stride);
         self.sweeps[lane].apply::<W>(&mut self.rows, stride);

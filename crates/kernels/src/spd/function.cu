@@ -22,11 +22,12 @@ __device__ inline double divided(u32 function, double x, double y, double fx, do
 
 // One block a matrix; `vectors` holds eigenvectors in rows. The gradient of a symmetric matrix is symmetric.
 template <class In, class Out>
-__device__ inline void function_gradient(const double *vectors, const double *values, const In *grad, Out *out, u32 d,
-                                         u32 function) {
-    SHARED_MEMORY(x);
+__device__ inline void function_gradient(const double *vectors, const double *values, const In *grad, Out *out,
+                                         double *scratch, u32 d, u32 function) {
+    SHARED_MEMORY(memory);
+    Room room(memory, scratch, d);
     u32 stride = d | 1;
-    double *y = x + d * stride, *eigenvalues = y + d * stride, *spectrum = eigenvalues + d;
+    double *x = room.first, *y = room.second, *eigenvalues = room.rest, *spectrum = eigenvalues + d;
     u64 base = (u64)blockIdx.x * d * d;
     const double *v = vectors + base;
     for (u32 at = threadIdx.x; at < d * d; at += blockDim.x) {
@@ -69,9 +70,9 @@ __device__ inline void function_gradient(const double *vectors, const double *va
 }
 
 #define FUNCTION_GRADIENT(name, In, Out)                                                                             \
-    extern "C" __global__ void name(const double *vectors, const double *values, const In *grad, Out *out, u32 d,    \
-                                    u32 function) {                                                                  \
-        function_gradient(vectors, values, grad, out, d, function);                                                  \
+    extern "C" __global__ void name(const double *vectors, const double *values, const In *grad, Out *out,           \
+                                    double *scratch, u32 d, u32 function) {                                          \
+        function_gradient(vectors, values, grad, out, scratch, d, function);                                         \
     }
 FUNCTION_GRADIENT(spd_gradient_f32_f32, float, float)
 FUNCTION_GRADIENT(spd_gradient_f64_f32, double, float)

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::eigen::Eigen;
 use super::input::Batch;
-use super::linalg::{Form, accumulate, from_spectrum, from_spectrum_to, product, symmetrise};
+use super::linalg::{Form, accumulate, from_spectrum, from_spectrum_to, mirror, product, symmetrise};
 use super::saved;
 use super::simd::dispatched;
 use crate::{Result, host};
@@ -49,6 +49,7 @@ impl Function {
             Self::InvSqrt => multiply_inv_sqrt(f, inner),
             Self::Exp => multiply_exp(x, f, inner),
         }
+        mirror(inner, x.len());
     }
 
     /// The function of a matrix.
@@ -92,6 +93,10 @@ impl Function {
     /// The op.
     pub(crate) fn apply(self, a: &Tensor) -> Result<Tensor> {
         let name = self.name();
+        #[cfg(feature = "cuda")]
+        if a.device().is_cuda() {
+            return crate::cuda::tensors::function(name, self, a);
+        }
         let batch = Batch::read(name, "a", a)?;
         let eigen = match self {
             Self::Exp => batch.eigen(name)?,
@@ -163,11 +168,13 @@ fn divided_inv_sqrt(x: f64, y: f64) -> f64 {
     -product * product / (x + y)
 }
 
+// Of the symmetric `inner` these multiply the upper triangle.
+
 dispatched! {
     fn multiply_log(x: &[f64], f: &[f64], inner: &mut [f64]) {
-        for ((row, &x_row), &f_row) in inner.chunks_exact_mut(x.len()).zip(x).zip(f) {
-            for ((v, &x), &f) in row.iter_mut().zip(x).zip(f) {
-                *v *= divided_log(x_row, x, f_row, f);
+        for (i, row) in inner.chunks_exact_mut(x.len()).enumerate() {
+            for ((v, &y), &f_y) in row[i..].iter_mut().zip(&x[i..]).zip(&f[i..]) {
+                *v *= divided_log(x[i], y, f[i], f_y);
             }
         }
     }
@@ -175,27 +182,24 @@ dispatched! {
 
 dispatched! {
     fn multiply_sqrt(f: &[f64], inner: &mut [f64]) {
-        for (row, &f_row) in inner.chunks_exact_mut(f.len()).zip(f) {
-            row.iter_mut().zip(f).for_each(|(v, &f)| *v *= divided_sqrt(f_row, f));
+        for (i, row) in inner.chunks_exact_mut(f.len()).enumerate() {
+            row[i..].iter_mut().zip(&f[i..]).for_each(|(v, &f_y)| *v *= divided_sqrt(f[i], f_y));
         }
     }
 }
 
 dispatched! {
     fn multiply_inv_sqrt(f: &[f64], inner: &mut [f64]) {
-        for (row, &f_row) in inner.chunks_exact_mut(f.len()).zip(f) {
-            row.iter_mut().zip(f).for_each(|(v, &f)| *v *= divided_inv_sqrt(f_row, f));
+        for (i, row) in inner.chunks_exact_mut(f.len()).enumerate() {
+            row[i..].iter_mut().zip(&f[i..]).for_each(|(v, &f_y)| *v *= divided_inv_sqrt(f[i], f_y));
         }
     }
 }
 
 fn multiply_exp(x: &[f64], f: &[f64], inner: &mut [f64]) {
-    let d = x.len();
-    for i in 0..d {
-        for j in 0..=i {
-            let divided = divided_exp(x[i], x[j], f[i], f[j]);
-            inner[i * d + j] *= divided;
-            inner[j * d + i] = inner[i * d + j];
+    for (i, row) in inner.chunks_exact_mut(x.len()).enumerate() {
+        for (j, v) in row.iter_mut().enumerate().skip(i) {
+            *v *= divided_exp(x[i], x[j], f[i], f[j]);
         }
     }
 }

@@ -1,12 +1,14 @@
 //! What a matrix kernel asks of its input.
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::eigen::{Eigen, NoConvergence, TOGETHER, eigenvalues_of};
 use super::function::Function;
 use super::inverse_root::{Scaled, inverse_roots};
-use super::linalg::{Form, accumulate};
+use super::linalg::{Form, accumulate, each_pair};
 use super::refine::refine;
 use super::simd::dispatched;
 use crate::{Error, Result, host};
@@ -29,14 +31,19 @@ impl Batch {
         }
         let bar = if a.dtype() == DType::F32 { 1e-5 } else { 1e-12 };
         host::with_numbers(op, a, |numbers| {
-            let mut values = vec![0.0; numbers.len()];
-            let read = |(batch, matrix): (usize, &mut [f64])| {
+            let n = numbers.len() / (d * d);
+            let refused: Vec<OnceLock<Error>> = (0..n).map(|_| OnceLock::new()).collect();
+            let read = |batch: usize, matrix: &mut [f64]| {
                 numbers.copy(batch * d * d, matrix);
-                check(op, name, batch, matrix, d, bar)
+                if let Err(error) = check(op, name, batch, matrix, d, bar) {
+                    refused[batch].get_or_init(|| error);
+                }
             };
-            let all: Vec<Result<()>> = values.par_chunks_exact_mut(d * d).enumerate().map(read).collect();
-            all.into_iter().collect::<Result<()>>()?;
-            Ok(Self { n: values.len() / (d * d), values, d })
+            let values = host::filled((n, d * d), read, |v| v);
+            match refused.into_iter().find_map(OnceLock::into_inner) {
+                Some(error) => Err(error),
+                None => Ok(Self { n, values, d }),
+            }
         })
     }
 
@@ -168,17 +175,13 @@ fn check(op: &'static str, name: &'static str, batch: usize, matrix: &mut [f64],
         return Err(Error::NonFinite { op, name, batch });
     }
     let mut asymmetry = 0.0f64;
-    for i in 0..d {
-        for j in 0..i {
-            let (lower, upper) = (matrix[i * d + j], matrix[j * d + i]);
-            if lower != upper {
-                asymmetry = asymmetry.max((lower - upper).abs());
-                let mean = 0.5 * (lower + upper);
-                matrix[i * d + j] = mean;
-                matrix[j * d + i] = mean;
-            }
+    each_pair(matrix, d, |lower, upper| {
+        if lower != upper {
+            asymmetry = asymmetry.max((*lower - *upper).abs());
+            let mean = 0.5 * (*lower + *upper);
+            (*lower, *upper) = (mean, mean);
         }
-    }
+    });
     if asymmetry > bar * largest {
         return Err(Error::NotSymmetric { op, batch, asymmetry: asymmetry / largest });
     }

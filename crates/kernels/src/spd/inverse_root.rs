@@ -434,7 +434,8 @@ mod tests {
             let (mut all, mut want) = (Vec::new(), Vec::new());
             for ratio in ratios {
                 let values: Vec<f64> = (0..d).map(|_| f64::powf(ratio, stream.range(0.0, 1.0))).collect();
-                let (left, right) = (testkit::spd::orthogonal(d, &mut stream), testkit::spd::orthogonal(d, &mut stream));
+                let (left, right) =
+                    (testkit::spd::orthogonal(d, &mut stream), testkit::spd::orthogonal(d, &mut stream));
                 let times = |f: &dyn Fn(f64) -> f64| -> Vec<f64> {
                     right.iter().enumerate().map(|(at, v)| v * f(values[at / d])).collect()
                 };

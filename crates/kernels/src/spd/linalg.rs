@@ -93,15 +93,31 @@ pub(crate) fn square(a: (&[f64], Form), b: (&[f64], Form), d: usize) -> Vec<f64>
     out
 }
 
-/// Replaces `a` by `(a + aᵀ) / 2`.
-pub(crate) fn symmetrise(a: &mut [f64], d: usize) {
-    for i in 0..d {
-        for j in 0..i {
-            let mean = 0.5 * (a[i * d + j] + a[j * d + i]);
-            a[i * d + j] = mean;
-            a[j * d + i] = mean;
+/// Rows and columns of the blocks in which a matrix is read beside its transpose.
+const BLOCK: usize = 8;
+
+/// Calls `f` with each entry below the diagonal and its mirror image, block by block, so that neither side jumps through
+/// memory.
+#[inline(always)]
+pub(crate) fn each_pair(a: &mut [f64], d: usize, mut f: impl FnMut(&mut f64, &mut f64)) {
+    for top in (0..d).step_by(BLOCK) {
+        for left in (0..=top).step_by(BLOCK) {
+            for i in top..(top + BLOCK).min(d) {
+                let (head, row) = a.split_at_mut(i * d);
+                for j in left..(left + BLOCK).min(i) {
+                    f(&mut row[j], &mut head[j * d + i]);
+                }
+            }
         }
     }
+}
+
+/// Replaces `a` by `(a + aᵀ) / 2`.
+pub(crate) fn symmetrise(a: &mut [f64], d: usize) {
+    each_pair(a, d, |lower, upper| {
+        let mean = 0.5 * (*lower + *upper);
+        (*lower, *upper) = (mean, mean);
+    });
 }
 
 /// `Vᵀ diag(values) V` for eigenvectors in the rows of `V`, exactly symmetric.

@@ -45,8 +45,11 @@ impl Prepared {
             self.check_index(OP, "i", i)?;
             other.check_index(OP, "j", j)?;
         }
-        let groups: Vec<Result<Vec<f64>>> =
-            pairs.par_chunks(TOGETHER).map(|group| self.values(other, group)).collect();
+        #[cfg(feature = "cuda")]
+        if let Some([a, b]) = self.cards(OP, other)? {
+            return a.distances((OP, self.metric()), b, pairs);
+        }
+        let groups: Vec<Result<Vec<f64>>> = pairs.par_chunks(TOGETHER).map(|group| self.values(other, group)).collect();
         Ok(groups.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 
@@ -74,6 +77,14 @@ impl Prepared {
                 let got = vec![prepared.len(), prepared.dim(), prepared.dim()];
                 return Err(Error::Shape { op: OP, name, got, expected });
             }
+        }
+        #[cfg(feature = "cuda")]
+        if let Some([a, b]) = self.cards(OP, other)? {
+            let columns = other.len() / size;
+            let may = |at: usize| u32::from(allowed(at / columns, at % columns));
+            let allowed: Vec<u32> = (0..self.len() / size * columns).map(may).collect();
+            let groups = crate::cuda::mining::Groups { size, allowed: &allowed };
+            return a.nearest((OP, self.metric()), b, &groups, k);
         }
         let search = Search::new(self, other, size, k);
         let groups: Vec<Vec<usize>> = (0..self.len() / size)
@@ -198,13 +209,7 @@ impl<'a> Search<'a> {
     }
 
     /// Computes the distances of the pairs of groups `i` and `j` that the bounds leave open, the most promising first.
-    fn evaluate(
-        &self,
-        i: usize,
-        j: usize,
-        mut bounds: Vec<f64>,
-        best: &mut [Best],
-    ) -> Result<()> {
+    fn evaluate(&self, i: usize, j: usize, mut bounds: Vec<f64>, best: &mut [Best]) -> Result<()> {
         loop {
             // Of each member the partner of the least bound; a bound above all others marks what was computed.
             let least = |(p, row): (usize, &[f64])| {

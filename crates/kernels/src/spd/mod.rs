@@ -7,7 +7,7 @@
 //! Every function refuses (as [`crate::Error`]) a matrix that is not finite, not symmetric up to the rounding of its
 //! dtype, or, where it needs to be, not positive definite. Nothing is clamped or repaired.
 //!
-//! Tensors that lie on another device are copied to the host and back.
+//! Tensors on a card are computed there, in a build with the feature `cuda`.
 
 mod bidiagonal;
 mod bures;

@@ -39,6 +39,9 @@ struct Inner {
     traces: Vec<f64>,
     /// The matrices themselves, one after the other.
     matrices: Vec<f64>,
+    /// For matrices on a card, everything but the spectra.
+    #[cfg(feature = "cuda")]
+    card: Option<crate::cuda::tensors::Prepared>,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,13 @@ impl Prepared {
     }
 
     pub(crate) fn named(op: &'static str, name: &'static str, metric: Metric, a: &Tensor) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if a.device().is_cuda() {
+            let (card, batch, spectra) = crate::cuda::tensors::Prepared::new(op, name, metric, a)?;
+            let (images, factors, traces, matrices) = (vec![], Factors::InverseRoots(vec![]), vec![], vec![]);
+            let card = Some(card);
+            return Ok(Self(Arc::new(Inner { metric, d: batch.d, spectra, images, factors, traces, matrices, card })));
+        }
         let batch = Batch::read_list(op, name, a)?;
         let (spectra, images, factors) = match metric {
             Metric::LogEuclidean => {
@@ -80,7 +90,32 @@ impl Prepared {
         };
         let d = batch.d;
         let traces = (0..batch.n).map(|i| batch.matrix(i).iter().step_by(d + 1).sum()).collect();
-        Ok(Self(Arc::new(Inner { metric, d, spectra, images, factors, traces, matrices: batch.values })))
+        let inner = Inner {
+            metric,
+            d,
+            spectra,
+            images,
+            factors,
+            traces,
+            matrices: batch.values,
+            #[cfg(feature = "cuda")]
+            card: None,
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// This and a partner on a card; none where both are on the host.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cards<'a>(
+        &'a self,
+        op: &'static str,
+        other: &'a Prepared,
+    ) -> Result<Option<[&'a crate::cuda::tensors::Prepared; 2]>> {
+        match (&self.0.card, &other.0.card) {
+            (Some(a), Some(b)) => Ok(Some([a, b])),
+            (None, None) => Ok(None),
+            _ => Err(Error::Device { op, reason: "its arguments lie on different devices".into() }),
+        }
     }
 
     /// How many matrices.
@@ -179,11 +214,16 @@ impl Prepared {
     }
 
     fn value(&self, i: usize, other: &Prepared, j: usize) -> Result<f64> {
+        #[cfg(feature = "cuda")]
+        if let Some([a, b]) = self.cards("spd_prepared_distance", other)? {
+            return Ok(a.distances(("spd_prepared_distance", self.metric()), b, &[(i, j)])?[0]);
+        }
         let (a, b) = (self.image(i), other.image(j));
         match self.metric() {
             Metric::LogEuclidean => Ok(squared_difference(a, b).sqrt()),
-            Metric::BuresWasserstein => bures::value(self.root(i), other.root(j), self.dim())
-                .map_err(|e| e.at("spd_prepared_distance", i)),
+            Metric::BuresWasserstein => {
+                bures::value(self.root(i), other.root(j), self.dim()).map_err(|e| e.at("spd_prepared_distance", i))
+            }
         }
     }
 

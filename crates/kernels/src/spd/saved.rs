@@ -1,7 +1,7 @@
 //! Ops whose forward pass was already computed on the host, with what their backward pass needs.
 //!
 //! The public functions compute first, so that a refusal is a typed [`crate::Error`]; the candle op then only
-//! hands the result out. Tensors of other devices travel to the host and back by candle's differentiable copies.
+//! hands the result out.
 
 use std::sync::Mutex;
 

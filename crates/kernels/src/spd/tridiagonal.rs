@@ -117,7 +117,14 @@ pub(super) fn reflection<W: Wide>(v: &mut [W]) -> (W, W) {
 /// `A −= v wᵀ + w vᵀ` of the upper triangle of the block from row and column `start` on, and `p += A x`; `rows` begins
 /// with row `start`, the vectors with entry `start`.
 #[inline(always)]
-pub(super) fn update_and_multiply<W: Wide>(rows: &mut [W], d: usize, start: usize, (v, w): (&[W], &[W]), x: &[W], p: &mut [W]) {
+pub(super) fn update_and_multiply<W: Wide>(
+    rows: &mut [W],
+    d: usize,
+    start: usize,
+    (v, w): (&[W], &[W]),
+    x: &[W],
+    p: &mut [W],
+) {
     let n = d - start;
     let (v, w, x, p) = (&v[..n], &w[..n], &x[..n], &mut p[..n]);
     let mut i = 0;
