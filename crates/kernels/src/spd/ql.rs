@@ -100,8 +100,8 @@ fn find_blocks<W: Wide>(diagonal: &[W], off: &[W], lanes: &mut [Lane]) {
     }
 }
 
-/// One QL sweep over each lane's block `l..=m`. Keeps the tangent of half the angle and the sine of the rotations of rows
-/// `(i, i + 1)`, which turn by a right angle at most, at `2 i` and `2 i + 1` of `rotations`, if that has room; the row down to which each lane rotated.
+/// One QL sweep over each lane's block `l..=m`. Keeps the cosine and sine of the rotations of rows `(i, i + 1)` at `2 i` and
+/// `2 i + 1` of `rotations`, if that has room; the row down to which each lane rotated.
 #[inline(always)]
 fn sweep<W: Wide>(diagonal: &mut [W], off: &mut [W], lanes: &[Lane], rotations: &mut [W]) -> [usize; MOST] {
     let keep = !rotations.is_empty();
@@ -118,11 +118,9 @@ fn sweep<W: Wide>(diagonal: &mut [W], off: &mut [W], lanes: &[Lane], rotations: 
         let row = W::splat(i as f64);
         let active = low.at_most(row).and(row.below(high)).and_not(stopped);
         let (f, b) = (s.mul(off[i]), c.mul(off[i]));
-        let size = f.mul_add(f, g.mul(g)).sqrt();
-        // With the sign of `g`, no cosine is negative.
-        let r = size.with_sign(g);
+        let r = f.mul_add(f, g.mul(g)).sqrt();
         let above = diagonal[i + 1].sub(p);
-        let split = active.and(size.at_most(zero));
+        let split = active.and(r.at_most(zero));
         if split.any() {
             stopped = stopped.or(split);
             stops = split.select(W::splat((i + 1) as f64), stops);
@@ -131,7 +129,6 @@ fn sweep<W: Wide>(diagonal: &mut [W], off: &mut [W], lanes: &[Lane], rotations: 
         }
         let active = active.and_not(split);
         let inverse = one.div(r);
-        let tangent = f.div(r.add(g));
         s = active.select(f.mul(inverse), s);
         c = active.select(g.mul(inverse), c);
         let t = diagonal[i].sub(above).mul_add(s, c.add(c).mul(b));
@@ -140,7 +137,7 @@ fn sweep<W: Wide>(diagonal: &mut [W], off: &mut [W], lanes: &[Lane], rotations: 
         off[i + 1] = active.select(r, off[i + 1]);
         g = active.select(c.mul_add(t, zero.sub(b)), g);
         if keep {
-            rotations[2 * i] = tangent;
+            rotations[2 * i] = c;
             rotations[2 * i + 1] = s;
         }
     }

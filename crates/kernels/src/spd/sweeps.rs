@@ -11,7 +11,7 @@ pub(super) const PADDING: usize = 8;
 /// The rotations of all sweeps, in order.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
-    /// Of rows `(i, i + 1)`, `i` falling from `top − 1` within a sweep: tangent of half the angle, and sine.
+    /// Of rows `(i, i + 1)`, `i` falling from `top − 1` within a sweep: cosine and sine.
     rotations: Vec<[f64; 2]>,
     /// `top` and the end in `rotations` of each sweep.
     ends: Vec<(usize, usize)>,
@@ -26,13 +26,13 @@ impl Sweeps {
 
     /// Adds the sweep whose rotation of rows `(i, i + 1)` lies at `i · stride` plus two offsets, for the rows of `range`.
     #[inline(always)]
-    pub(super) fn record(&mut self, from: &[f64], stride: usize, (tangent, sine): (usize, usize), range: Range<usize>) {
+    pub(super) fn record(&mut self, from: &[f64], stride: usize, (cosine, sine): (usize, usize), range: Range<usize>) {
         let top = range.end;
         // Indexed: what an iterator's adapters are given is compiled without the vector instructions around it.
         self.rotations.reserve(range.len());
         for at in range.rev() {
             let one = &from[at * stride..(at + 1) * stride];
-            self.rotations.push([one[tangent], one[sine]]);
+            self.rotations.push([one[cosine], one[sine]]);
         }
         self.ends.push((top, self.rotations.len()));
     }
@@ -53,9 +53,6 @@ impl Sweeps {
     }
 
     /// Rotates `N` registers of columns; the row that two rotations share stays in registers.
-    ///
-    /// A rotation is three shears, `(x, y) ← (x + t y, y)`, `(x, y − s x)`, `(x + t y, y)` with `t = tan ½θ` and `s = sin θ`:
-    /// three operations an entry instead of four.
     #[inline(always)]
     fn apply_block<W: Wide, const N: usize>(&self, rows: &mut [f64], stride: usize, column: usize, block: &mut Vec<W>) {
         // The block in contiguous memory.
@@ -74,12 +71,11 @@ impl Sweeps {
             let Some((last, rest)) = window.split_last_mut() else { continue };
             let mut carry = *last;
             let mut high = last;
-            for (low, &[t, s]) in rest.iter_mut().rev().zip(rotations) {
-                let (t, s) = (W::splat(t), W::splat(s));
+            for (low, &[c, s]) in rest.iter_mut().rev().zip(rotations) {
+                let (c, s) = (W::splat(c), W::splat(s));
                 for q in 0..N {
-                    let x = t.mul_add(low[q], carry[q]);
-                    carry[q] = s.neg_mul_add(x, low[q]);
-                    high[q] = t.mul_add(carry[q], x);
+                    high[q] = s.mul_add(low[q], c.mul(carry[q]));
+                    carry[q] = s.neg_mul_add(carry[q], c.mul(low[q]));
                 }
                 high = low;
             }
