@@ -5,7 +5,7 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candle_nn::init::Init;
-use kernels::nn::{self, Conv2dConfig};
+use kernels::nn::{Conv2dConfig, Flow};
 
 use crate::freeze::{Extent, Parts};
 use crate::layers::{Conv, ConvSpec, LayerNorm, NARROW};
@@ -102,7 +102,7 @@ impl Convnext {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let (mut x, mut index) = (x.clone(), 0);
+        let (mut x, mut index) = (Flow::of(x)?, 0);
         for stage in &self.stages {
             x = match stage.first {
                 true => stage.norm.map(&stage.patches.forward(&x)?)?,
@@ -113,7 +113,7 @@ impl Convnext {
                 index += 1;
             }
         }
-        Ok(x)
+        Ok(x.tensor()?)
     }
 
     pub(crate) fn flops(&self, mut size: usize) -> u64 {
@@ -155,9 +155,9 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    fn forward(&self, x: &Flow, pass: &mut Pass) -> Result<Flow> {
         let y = self.norm.map(&self.conv_dw.forward(x)?)?;
-        let y = self.fc2.forward(&nn::gelu(&self.fc1.forward(&y)?)?)?;
-        Ok(nn::scaled_residual(x, &pass.drop_path(y, self.drop_path)?, &self.gamma)?)
+        let y = self.fc2.forward(&self.fc1.forward(&y)?.gelu()?)?;
+        Ok(x.scaled_residual(&pass.drop_path(y, self.drop_path)?, &self.gamma)?)
     }
 }

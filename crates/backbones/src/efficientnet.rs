@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use kernels::nn;
+use kernels::nn::Flow;
 
 use crate::config::strided;
 use crate::freeze::{Extent, Parts};
@@ -109,13 +109,14 @@ impl Efficientnet {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let stem = pass.part(self.frozen.stem, |pass| self.stem.forward(x, pass.statistics(), false))?;
-        let mut x = nn::silu(&stem)?;
+        let x = Flow::of(x)?;
+        let stem = pass.part(self.frozen.stem, |pass| self.stem.forward(&x, pass.statistics(), false))?;
+        let mut x = stem.silu()?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
         let head = pass.part(self.frozen.end, |pass| self.head.forward(&x, pass.statistics(), false))?;
-        Ok(nn::silu(&head)?)
+        Ok(head.silu()?.tensor()?)
     }
 
     pub(crate) fn flops(&self, mut size: usize) -> u64 {
@@ -166,14 +167,14 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    fn forward(&self, x: &Flow, pass: &mut Pass) -> Result<Flow> {
         let statistics = pass.statistics();
         let mut y = x.clone();
         for layer in self.expand.iter().chain([&self.depthwise]) {
-            y = nn::silu(&layer.forward(&y, statistics, false)?)?;
+            y = layer.forward(&y, statistics, false)?.silu()?;
         }
         let y = self.project.forward(&self.excite.forward(&y)?, statistics, false)?;
-        if self.residual { Ok((pass.drop_path(y, self.drop_path)? + x)?) } else { Ok(y) }
+        if self.residual { Ok(pass.drop_path(y, self.drop_path)?.add(x)?) } else { Ok(y) }
     }
 
     fn flops(&self, size: &mut usize) -> u64 {

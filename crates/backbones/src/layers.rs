@@ -3,9 +3,7 @@
 use candle_core::{Tensor, Var};
 use candle_nn::VarBuilder;
 use candle_nn::init::{FanInOut, Init, NonLinearity, NormalOrUniform};
-use kernels::nn::{
-    self, BatchNormOut, Conv2dConfig, batch_norm_eval, batch_norm_relu_eval, batch_norm_relu_train, batch_norm_train,
-};
+use kernels::nn::{BatchNormOut, Conv2dConfig, Flow};
 
 use crate::{Error, Result};
 
@@ -96,8 +94,8 @@ impl Conv {
         Self { weight, bias: Some(bias), config }
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(nn::conv2d(x, &self.weight, self.bias.as_ref(), self.config)?)
+    pub(crate) fn forward(&self, x: &Flow) -> Result<Flow> {
+        Ok(x.conv2d(&self.weight, self.bias.as_ref(), self.config)?)
     }
 
     /// Operations on a square map of `size` pixels, which becomes the size of the result.
@@ -132,14 +130,12 @@ impl BatchNorm {
     }
 
     /// The normalised map, rectified if `relu`.
-    pub(crate) fn forward(&self, x: &Tensor, statistics: BatchStatistics, relu: bool) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Flow, statistics: BatchStatistics, relu: bool) -> Result<Flow> {
         let (gamma, beta) = (&self.gamma, &self.beta);
         if statistics == BatchStatistics::Eval {
-            let run = if relu { batch_norm_relu_eval } else { batch_norm_eval };
-            return Ok(run(x, gamma, beta, &self.running_mean, &self.running_var, EPS)?);
+            return Ok(x.batch_norm_eval(gamma, beta, [&self.running_mean, &self.running_var], EPS, relu)?);
         }
-        let run = if relu { batch_norm_relu_train } else { batch_norm_train };
-        let out = run(x, gamma, beta, EPS)?;
+        let out = x.batch_norm_train(gamma, beta, EPS, relu)?;
         if statistics == BatchStatistics::Train {
             self.follow(&out)?;
         }
@@ -147,7 +143,7 @@ impl BatchNorm {
     }
 
     /// Moves the running statistics towards those of a batch.
-    fn follow(&self, out: &BatchNormOut) -> Result<()> {
+    fn follow(&self, out: &BatchNormOut<Flow>) -> Result<()> {
         let unbiased = out.count as f64 / (out.count as f64 - 1.0);
         let var: Vec<f64> = out.var.iter().map(|v| v * unbiased).collect();
         for (name, running, new) in
@@ -185,7 +181,7 @@ impl ConvNorm {
     }
 
     /// The normalised map, rectified if `relu`.
-    pub(crate) fn forward(&self, x: &Tensor, statistics: BatchStatistics, relu: bool) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Flow, statistics: BatchStatistics, relu: bool) -> Result<Flow> {
         self.norm.forward(&self.conv.forward(x)?, statistics, relu)
     }
 }
@@ -206,13 +202,13 @@ impl LayerNorm {
     }
 
     /// Of tokens [.., C].
-    pub(crate) fn tokens(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(nn::layer_norm(x, &self.gamma, &self.beta, Self::EPS)?)
+    pub(crate) fn tokens(&self, x: &Flow) -> Result<Flow> {
+        Ok(x.layer_norm(&self.gamma, &self.beta, Self::EPS)?)
     }
 
     /// Of the pixels of a map [B, C, H, W].
-    pub(crate) fn map(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(nn::layer_norm_map(x, &self.gamma, &self.beta, Self::EPS)?)
+    pub(crate) fn map(&self, x: &Flow) -> Result<Flow> {
+        Ok(x.layer_norm_map(&self.gamma, &self.beta, Self::EPS)?)
     }
 }
 
@@ -230,8 +226,8 @@ impl Linear {
         Ok(Self { weight, bias: vb.get_with_hints(outputs, "bias", Init::Const(0.0))? })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(nn::linear(x, &self.weight, &self.bias)?)
+    pub(crate) fn forward(&self, x: &Flow) -> Result<Flow> {
+        Ok(x.linear(&self.weight, &self.bias)?)
     }
 
     /// Operations on this many tokens.
@@ -261,12 +257,10 @@ impl SqueezeExcite {
         Ok(Self { weights: [w1, w2], biases: [b1, b2], silu })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let means = nn::global_mean(x)?;
-        let hidden = nn::linear(&means, &self.weights[0].flatten_from(1)?, &self.biases[0])?;
-        let hidden = if self.silu { nn::silu(&hidden)? } else { nn::relu(&hidden)? };
-        let gate = nn::linear(&hidden, &self.weights[1].flatten_from(1)?, &self.biases[1])?;
-        Ok(nn::gated(x, &gate)?)
+    pub(crate) fn forward(&self, x: &Flow) -> Result<Flow> {
+        let hidden = x.global_mean()?.linear(&self.weights[0].flatten_from(1)?, &self.biases[0])?;
+        let hidden = if self.silu { hidden.silu()? } else { hidden.relu()? };
+        Ok(x.gated(&hidden.linear(&self.weights[1].flatten_from(1)?, &self.biases[1])?)?)
     }
 
     pub(crate) fn flops(&self) -> u64 {

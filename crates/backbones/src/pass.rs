@@ -1,6 +1,6 @@
 //! What a forward pass carries besides the images.
 
-use candle_core::Tensor;
+use kernels::nn::Flow;
 use random::Stream;
 
 use crate::{BatchStatistics, Error, Result};
@@ -37,19 +37,19 @@ impl<'a> Pass<'a> {
 
     /// Stochastic depth (Huang et al. 2016): each image's residual is left out with probability `rate`, else divided
     /// by `1 − rate`.
-    pub(crate) fn drop_path(&mut self, x: Tensor, rate: f64) -> Result<Tensor> {
-        let mut dims = vec![1; x.rank()];
-        dims[0] = x.dim(0)?;
+    pub(crate) fn drop_path(&mut self, x: Flow, rate: f64) -> Result<Flow> {
+        let mut dims = vec![1; x.dims().len()];
+        dims[0] = x.dims()[0];
         self.masked(x, rate, dims, "drop_path")
     }
 
     /// Dropout (Srivastava et al. 2014): each number is left out with probability `rate`, else divided by `1 − rate`.
-    pub(crate) fn dropout(&mut self, x: Tensor, rate: f64) -> Result<Tensor> {
+    pub(crate) fn dropout(&mut self, x: Flow, rate: f64) -> Result<Flow> {
         let dims = x.dims().to_vec();
         self.masked(x, rate, dims, "dropout")
     }
 
-    fn masked(&mut self, x: Tensor, rate: f64, dims: Vec<usize>, what: &'static str) -> Result<Tensor> {
+    fn masked(&mut self, x: Flow, rate: f64, dims: Vec<usize>, what: &'static str) -> Result<Flow> {
         if rate == 0.0 || self.statistics != BatchStatistics::Train {
             return Ok(x);
         }
@@ -58,7 +58,8 @@ impl<'a> Pass<'a> {
         };
         let n = dims.iter().product();
         let mask: Vec<f64> = (0..n).map(|_| if stream.chance(rate) { 0.0 } else { 1.0 / (1.0 - rate) }).collect();
-        let mask = kernels::host::from_f64(what, mask, dims, x.dtype(), x.device())?;
-        Ok(x.broadcast_mul(&mask)?)
+        let value = x.value();
+        let mask = kernels::host::from_f64(what, mask, dims, value.dtype(), value.device())?;
+        Ok(x.masked(&mask)?)
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use kernels::nn;
+use kernels::nn::Flow;
 
 use crate::config::strided;
 use crate::freeze::{Extent, Parts};
@@ -137,11 +137,12 @@ impl Regnet {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let mut x = pass.part(self.frozen.stem, |pass| self.stem.forward(x, pass.statistics(), true))?;
+        let x = Flow::of(x)?;
+        let mut x = pass.part(self.frozen.stem, |pass| self.stem.forward(&x, pass.statistics(), true))?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
-        Ok(x)
+        Ok(x.tensor()?)
     }
 
     pub(crate) fn flops(&self, mut size: usize) -> u64 {
@@ -187,7 +188,7 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    fn forward(&self, x: &Flow, pass: &mut Pass) -> Result<Flow> {
         let statistics = pass.statistics();
         let mut y = self.conv2.forward(&self.conv1.forward(x, statistics, true)?, statistics, true)?;
         if let Some(excite) = &self.excite {
@@ -195,8 +196,8 @@ impl Block {
         }
         let y = pass.drop_path(self.conv3.forward(&y, statistics, false)?, self.drop_path)?;
         Ok(match &self.downsample {
-            Some(layer) => nn::add_relu(&y, &layer.forward(x, statistics, false)?)?,
-            None => nn::add_relu(&y, x)?,
+            Some(layer) => y.add_relu(&layer.forward(x, statistics, false)?)?,
+            None => y.add_relu(x)?,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use kernels::nn;
+use kernels::nn::Flow;
 
 use crate::config::{BlockKind, ResnetConfig, strided};
 use crate::freeze::{Extent, Parts};
@@ -57,12 +57,13 @@ impl Resnet {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let x = pass.part(self.frozen.stem, |pass| self.stem.forward(x, pass.statistics(), true))?;
-        let mut x = nn::max_pool2d(&x, 3, 2, 1)?;
+        let x = Flow::of(x)?;
+        let x = pass.part(self.frozen.stem, |pass| self.stem.forward(&x, pass.statistics(), true))?;
+        let mut x = x.max_pool2d(3, 2, 1)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
-        Ok(x)
+        Ok(x.tensor()?)
     }
 
     pub(crate) fn flops(&self, mut size: usize) -> u64 {
@@ -116,7 +117,7 @@ impl Block {
         Ok(Self { layers, downsample, drop_path })
     }
 
-    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    fn forward(&self, x: &Flow, pass: &mut Pass) -> Result<Flow> {
         let shortcut = match &self.downsample {
             Some(layer) => layer.forward(x, pass.statistics(), false)?,
             None => x.clone(),
@@ -126,7 +127,7 @@ impl Block {
             let relu = index + 1 < self.layers.len();
             y = layer.forward(&y, pass.statistics(), relu)?;
         }
-        Ok(nn::add_relu(&pass.drop_path(y, self.drop_path)?, &shortcut)?)
+        Ok(pass.drop_path(y, self.drop_path)?.add_relu(&shortcut)?)
     }
 
     fn flops(&self, size: &mut usize) -> u64 {

@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::init::Init;
-use kernels::nn;
+use kernels::nn::Flow;
 
 use crate::freeze::{Extent, Parts};
 use crate::layers::{Conv, ConvSpec, LayerNorm, Linear, NARROW};
@@ -102,14 +102,14 @@ impl Vit {
             return Err(Error::ImageSize { height, width, multiple: PATCH });
         }
         let grid = [height / PATCH, width / PATCH];
-        let patches = self.patches.forward(x)?.flatten_from(2)?.transpose(1, 2)?;
+        let patches = self.patches.forward(&Flow::of(x)?)?.tensor()?.flatten_from(2)?.transpose(1, 2)?;
         let class = self.cls_token.broadcast_as((batch, 1, self.cls_token.dim(D::Minus1)?))?;
         let tokens = Tensor::cat(&[class, patches], 1)?;
-        let mut x = tokens.broadcast_add(&self.positions(grid)?)?;
+        let mut x = Flow::of(&tokens.broadcast_add(&self.positions(grid)?)?)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
-        Ok((self.norm.tokens(&x)?, grid))
+        Ok((self.norm.tokens(&x)?.tensor()?, grid))
     }
 
     /// The position embedding for a grid of patches: as it is, or resampled.
@@ -160,14 +160,14 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    fn forward(&self, x: &Flow, pass: &mut Pass) -> Result<Flow> {
         let Rates { drop_path, dropout } = self.rates;
-        let y = nn::attention(&self.qkv.forward(&self.norm1.tokens(x)?)?, self.heads)?;
+        let y = self.qkv.forward(&self.norm1.tokens(x)?)?.attention(self.heads)?;
         let y = pass.dropout(self.proj.forward(&y)?, dropout)?;
-        let x = (x + pass.drop_path(y, drop_path)?)?;
-        let y = pass.dropout(nn::gelu(&self.fc1.forward(&self.norm2.tokens(&x)?)?)?, dropout)?;
+        let x = x.add(&pass.drop_path(y, drop_path)?)?;
+        let y = pass.dropout(self.fc1.forward(&self.norm2.tokens(&x)?)?.gelu()?, dropout)?;
         let y = pass.dropout(self.fc2.forward(&y)?, dropout)?;
-        Ok((x + pass.drop_path(y, drop_path)?)?)
+        Ok(x.add(&pass.drop_path(y, drop_path)?)?)
     }
 
     fn flops(&self, tokens: usize) -> u64 {

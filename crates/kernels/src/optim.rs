@@ -3,13 +3,15 @@
 //! Arithmetic is float64 inside, whatever the dtype of the parameters; state has the dtype of its parameter. State
 //! is exact: what `state` gives and `load_state` takes continues with the same bits.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, Var};
 
 use crate::nn::buffers::{Held, Real, by_dtype, check_dtype};
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 
 mod adamw;
 mod ema;
@@ -91,7 +93,44 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> Result<f64> {
 /// Contiguous, on the CPU, of a float dtype; no copy if it is so already.
 fn on_cpu(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
     check_dtype(op, tensor)?;
-    Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
+    host::refuse_device(op, tensor)?;
+    Ok(tensor.contiguous()?)
+}
+
+/// Runs `f` on the numbers of a contiguous tensor on the CPU, to be changed in place.
+fn with_values<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&mut [T]) -> R) -> candle_core::Result<R> {
+    let run = InPlace { f: RefCell::new(Some(f)), out: RefCell::new(None), dtype: PhantomData::<fn(T)> };
+    tensor.inplace_op1(&run)?;
+    match run.out.into_inner() {
+        Some(out) => Ok(out),
+        None => candle_core::bail!("an update in place was not run"),
+    }
+}
+
+/// A closure as candle's op in place.
+struct InPlace<T, F, R> {
+    f: RefCell<Option<F>>,
+    out: RefCell<Option<R>>,
+    dtype: PhantomData<fn(T)>,
+}
+
+impl<T: Real, F: FnOnce(&mut [T]) -> R, R> InplaceOp1 for InPlace<T, F, R> {
+    fn name(&self) -> &'static str {
+        "in_place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("an update in place met a tensor that is not contiguous: {layout:?}")
+        };
+        let Some(values) = T::numbers_of(storage) else {
+            candle_core::bail!("an update in place met a tensor of another dtype")
+        };
+        if let Some(f) = self.f.take() {
+            self.out.replace(Some(f(&mut values[start..end])));
+        }
+        Ok(())
+    }
 }
 
 /// Refuses a value outside `low..` or not finite.

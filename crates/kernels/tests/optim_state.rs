@@ -134,6 +134,24 @@ fn adamw_continues_from_its_state_with_the_same_bits() {
 }
 
 #[test]
+fn a_saved_state_and_its_source_go_their_own_ways() {
+    let params = parameters(DType::F32);
+    let mut adamw = AdamW::new(params.clone(), AdamWConfig::default()).unwrap();
+    adamw.step(&grads(&params, 0, |_| true), 1e-2).unwrap();
+    let saved = adamw.state();
+    let before: Vec<Vec<f64>> = saved.values().map(values).collect();
+    let mut other = AdamW::new(parameters(DType::F32), AdamWConfig::default()).unwrap();
+    other.load_state(&saved, 1).unwrap();
+    adamw.step(&grads(&params, 1, |_| true), 1e-2).unwrap();
+    for (name, (tensor, before)) in saved.iter().zip(&before).map(|((name, tensor), before)| (name, (tensor, before))) {
+        assert_eq!(&values(tensor), before, "{name} in the saved state");
+        assert_eq!(&values(&other.state()[name]), before, "{name} in the one that loaded it");
+    }
+    let moved = adamw.state().iter().any(|(name, tensor)| values(tensor) != values(&saved[name]));
+    assert!(moved, "the second step changed no moment");
+}
+
+#[test]
 fn a_state_of_other_parameters_is_refused_by_name() {
     let mut adamw = AdamW::new(parameters(DType::F32), AdamWConfig::default()).unwrap();
     let mut state = adamw.state();

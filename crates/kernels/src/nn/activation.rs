@@ -3,7 +3,9 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
+use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of};
+use super::flow::{Arg, Flow, apply1, apply2};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use crate::{Error, Result};
 
 /// Values that one task handles.
@@ -23,15 +25,19 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`] where the shapes differ, [`Error::Dtype`] for anything but two float32 or two float64 tensors.
 pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    const OP: &str = "add_relu";
-    check_dtype(OP, a)?;
+    check_pair("add_relu", a, b)?;
+    Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Sum { relu: true })?)
+}
+
+fn check_pair(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
+    check_dtype(op, a)?;
     if b.dtype() != a.dtype() {
-        return Err(Error::Dtype { op: OP, got: b.dtype() });
+        return Err(Error::Dtype { op, got: b.dtype() });
     }
     if a.dims() != b.dims() {
-        return Err(Error::Shape { op: OP, name: "b", got: b.dims().to_vec(), expected: format!("{:?}", a.dims()) });
+        return Err(Error::Shape { op, name: "b", got: b.dims().to_vec(), expected: format!("{:?}", a.dims()) });
     }
-    Ok(a.contiguous()?.apply_op2(&b.contiguous()?, AddRelu)?)
+    Ok(())
 }
 
 /// `max(v, 0)` that lets NaN through.
@@ -42,28 +48,33 @@ pub(super) fn rectify<T: Real>(v: T) -> T {
 
 /// `f(a, b)` elementwise, in pieces.
 fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
-    let mut out = zeros::<T>(a.len());
-    let pieces = out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
-    pieces.for_each(|((out, a), b)| {
-        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-            *out = f(*a, *b);
-        }
-    });
-    out
+    // SAFETY: the pieces of `a` and `b` are as long as the chunk, so the loop writes all of it.
+    unsafe {
+        fresh(a.len(), (CHUNK, 1), |index, out| {
+            let (a, b) = (&a[index * CHUNK..][..out.len()], &b[index * CHUNK..][..out.len()]);
+            for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                out.write(f(*a, *b));
+            }
+        })
+    }
 }
 
 /// The gradient where the result is above 0, else 0.
-fn masked(y: &Tensor, gy: &Tensor) -> candle_core::Result<Tensor> {
-    fn run<T: Real>(y: &Tensor, gy: &Tensor) -> candle_core::Result<Tensor> {
-        let (ys, gys) = (Held::new(y), Held::new(gy));
-        let values = map2(ys.slice::<T>()?, gys.slice::<T>()?, |y, g| if y > T::ZERO { g } else { T::ZERO });
-        Tensor::from_vec(values, y.shape(), y.device())
-    }
-    let gy = gy.contiguous()?;
-    by_dtype!(y, T => run::<T>(y, &gy))
+fn masked<T: Real>(y: &[T], gy: Gradient<T>) -> Gradient<'static, T> {
+    let mut g = gy.into_vec();
+    g.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(g, y)| {
+        g.iter_mut().zip(y).for_each(|(g, y)| *g = if *y > T::ZERO { *g } else { T::ZERO });
+    });
+    Gradient::Alone(g)
 }
 
 struct Relu;
+
+impl Derivative for Relu {
+    fn gradients<T: Real>(&self, _: [&[T]; 3], y: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
+        [Some(masked(y, gy)), None, None]
+    }
+}
 
 impl CustomOp1 for Relu {
     fn name(&self) -> &'static str {
@@ -78,16 +89,27 @@ impl CustomOp1 for Relu {
         Ok((y, lx.shape().clone()))
     }
 
-    fn bwd(&self, _x: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        masked(y, gy).map(Some)
+    fn bwd(&self, x: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        on_tensors(self, &[x], y, gy).map(|[gx, ..]| gx)
     }
 }
 
-struct AddRelu;
+/// `a + b`, rectified if asked for.
+struct Sum {
+    relu: bool,
+}
 
-impl CustomOp2 for AddRelu {
+impl Derivative for Sum {
+    fn gradients<T: Real>(&self, _: [&[T]; 3], y: &[T], gy: Gradient<T>, want: [bool; 3]) -> Gradients<T> {
+        let g = if self.relu { masked(y, gy).twice() } else { gy.twice() };
+        let [a, b] = g;
+        [want[0].then_some(a), want[1].then_some(b), None]
+    }
+}
+
+impl CustomOp2 for Sum {
     fn name(&self) -> &'static str {
-        "add_relu"
+        "sum"
     }
 
     fn cpu_fwd(
@@ -99,7 +121,8 @@ impl CustomOp2 for AddRelu {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let y = by_storage!(a, T => {
             let (a, b) = (slice_of::<T>(a, la)?, slice_of::<T>(b, lb)?);
-            Ok(T::to_cpu_storage_owned(map2(a, b, |a, b| rectify(a + b))))
+            let y = if self.relu { map2(a, b, |a, b| rectify(a + b)) } else { map2(a, b, |a, b| a + b) };
+            Ok(T::to_cpu_storage_owned(y))
         })?;
         Ok((y, la.shape().clone()))
     }
@@ -111,7 +134,46 @@ impl CustomOp2 for AddRelu {
         y: &Tensor,
         gy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = masked(y, gy)?;
-        Ok((a.track_op().then(|| g.clone()), b.track_op().then_some(g)))
+        on_tensors(self, &[a, b], y, gy).map(|[ga, gb, _]| (ga, gb))
+    }
+}
+
+impl Flow {
+    /// [`relu`].
+    ///
+    /// # Errors
+    /// Those of [`relu`].
+    pub fn relu(&self) -> Result<Self> {
+        match self.by_candle() {
+            Some(x) => Ok(Self::of_candle(relu(x)?)),
+            None => apply1(Relu, self),
+        }
+    }
+
+    /// [`add_relu`].
+    ///
+    /// # Errors
+    /// Those of [`add_relu`].
+    pub fn add_relu(&self, other: &Self) -> Result<Self> {
+        match self.by_candle() {
+            Some(a) => Ok(Self::of_candle(add_relu(a, other.tensor_of())?)),
+            None => self.sum(other, "add_relu", true),
+        }
+    }
+
+    /// `a + b` of two values of one shape.
+    ///
+    /// # Errors
+    /// Those of [`add_relu`].
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        match self.by_candle() {
+            Some(a) => Ok(Self::of_candle((a + other.tensor_of())?)),
+            None => self.sum(other, "add", false),
+        }
+    }
+
+    fn sum(&self, other: &Self, op: &'static str, relu: bool) -> Result<Self> {
+        check_pair(op, self.tensor_of(), other.tensor_of())?;
+        apply2(Sum { relu }, [Arg::Flow(self), Arg::Flow(other)])
     }
 }

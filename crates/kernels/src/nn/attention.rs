@@ -3,8 +3,10 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
-use super::dense::{product, rows, transposed};
+use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of, zeros};
+use super::flow::{Flow, apply1};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
+use super::product::{product, product_into, rows, transposed};
 use super::wide::{Loop, wide};
 use crate::{Error, Result};
 
@@ -19,6 +21,23 @@ const OP: &str = "attention";
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`], or [`Error::Attribute`] for no head.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    Ok(qkv.contiguous()?.apply_op1(check(qkv, heads)?)?)
+}
+
+impl Flow {
+    /// [`attention`].
+    ///
+    /// # Errors
+    /// Those of [`attention`].
+    pub fn attention(&self, heads: usize) -> Result<Self> {
+        match self.by_candle() {
+            Some(qkv) => Ok(Self::of_candle(attention(qkv, heads)?)),
+            None => apply1(check(self.tensor_of(), heads)?, self),
+        }
+    }
+}
+
+fn check(qkv: &Tensor, heads: usize) -> Result<Attention> {
     check_dtype(OP, qkv)?;
     if heads == 0 {
         return Err(Error::Attribute { op: OP, name: "heads", value: 0.0, expected: "at least 1" });
@@ -35,8 +54,7 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
         let expected = format!("[B, N, a positive multiple of 3·{heads}], with a token");
         return Err(Error::Shape { op: OP, name: "qkv", got: qkv.dims().to_vec(), expected });
     }
-    let op = Attention { batch, tokens, heads, width: packed / 3 / heads };
-    Ok(qkv.contiguous()?.apply_op1(op)?)
+    Ok(Attention { batch, tokens, heads, width: packed / 3 / heads })
 }
 
 #[derive(Clone, Copy)]
@@ -109,17 +127,19 @@ impl Attention {
 
     fn forward<T: Real>(&self, qkv: &[T]) -> Vec<T> {
         let (n, d, dim) = (self.tokens, self.width, self.dim());
-        let mut out = zeros::<T>(self.batch * n * dim);
-        out.par_chunks_mut(n * dim).zip(qkv.par_chunks(n * 3 * dim)).for_each(|(out, qkv)| {
-            T::with_scratch(n * n, |weights| {
-                for head in 0..self.heads {
-                    self.weights(qkv, head, weights);
-                    let (v, out) = (&qkv[2 * dim + head * d..], &mut out[head * d..]);
-                    product((n, d, n), (out, dim), false, (weights, rows(n)), (v, rows(3 * dim)));
-                }
-            });
-        });
-        out
+        // SAFETY: each head writes its `d` numbers of every token of the image, so together they write all of it.
+        unsafe {
+            fresh(self.batch * n * dim, (n * dim, 1), |image, out| {
+                let qkv = &qkv[image * n * 3 * dim..][..n * 3 * dim];
+                T::with_scratch(n * n, |weights| {
+                    for head in 0..self.heads {
+                        self.weights(qkv, head, weights);
+                        let (v, out) = (&qkv[2 * dim + head * d..], &mut out[head * d..]);
+                        product_into((n, d, n), (out, dim), (weights, rows(n)), (v, rows(3 * dim)));
+                    }
+                });
+            })
+        }
     }
 
     /// With `dP = dO Vᵀ` and `dS` from it: `dQ = dS K`, `dK = dSᵀ Q`, `dV = Pᵀ dO`.
@@ -149,6 +169,12 @@ impl Attention {
     }
 }
 
+impl Derivative for Attention {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
+        [Some(Gradient::Alone(self.backward(args[0], &gy))), None, None]
+    }
+}
+
 impl CustomOp1 for Attention {
     fn name(&self) -> &'static str {
         OP
@@ -159,12 +185,7 @@ impl CustomOp1 for Attention {
         Ok((y, Shape::from((self.batch, self.tokens, self.dim()))))
     }
 
-    fn bwd(&self, qkv: &Tensor, _y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let gy = gy.contiguous()?;
-        by_dtype!(qkv, T => {
-            let (held, gys) = (Held::new(qkv), Held::new(&gy));
-            Tensor::from_vec(self.backward::<T>(held.slice()?, gys.slice()?), qkv.shape(), qkv.device())
-        })
-        .map(Some)
+    fn bwd(&self, qkv: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        on_tensors(self, &[qkv], y, gy).map(|[g, ..]| g)
     }
 }

@@ -24,13 +24,16 @@ pub(crate) trait Real: WithDType + Smooth {
     /// Rounds from float64.
     fn down(value: f64) -> Self;
 
+    /// The numbers of a storage of this type.
+    fn numbers_of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>>;
+
     /// Runs `f` on at least `len` numbers of this thread's scratch memory; what they hold is arbitrary.
     /// `f` must not call rayon: another task of this thread would find the scratch memory in use.
     fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
 }
 
 macro_rules! real {
-    ($t:ty) => {
+    ($t:ty, $variant:ident) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -44,6 +47,13 @@ macro_rules! real {
             #[inline(always)]
             fn down(value: f64) -> Self {
                 value as $t
+            }
+
+            fn numbers_of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
+                match storage {
+                    CpuStorage::$variant(numbers) => Some(numbers),
+                    _ => None,
+                }
             }
 
             fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R {
@@ -60,20 +70,44 @@ macro_rules! real {
         }
     };
 }
-real!(f32);
-real!(f64);
+real!(f32, F32);
+real!(f64, F64);
 
 /// Zeros that one task writes.
 const CHUNK: usize = 64 * 1024;
 
-/// `len` zeros, written by all threads: clearing large memory takes as long as reading it.
-pub(crate) fn zeros<T: Real>(len: usize) -> Vec<T> {
+/// `len` numbers that `fill(index of the chunk, chunk)` writes, on all threads: clearing them first would take as long as
+/// reading them. A task has at least `chunks` chunks.
+///
+/// # Safety
+/// `fill` must write every number of the chunk that it is given.
+pub(crate) unsafe fn fresh<T: Real>(
+    len: usize,
+    (chunk, chunks): (usize, usize),
+    fill: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     let rest: &mut [MaybeUninit<T>] = &mut values.spare_capacity_mut()[..len];
-    rest.par_chunks_mut(CHUNK).for_each(|chunk| chunk.fill(MaybeUninit::new(T::ZERO)));
-    // SAFETY: the capacity is at least `len`, and the chunks above cover the first `len` values, all of which they write.
+    rest.par_chunks_mut(chunk).enumerate().with_min_len(chunks).for_each(|(index, chunk)| fill(index, chunk));
+    // SAFETY: the capacity is at least `len`, the chunks cover the first `len` numbers, and `fill` writes all of a chunk.
     unsafe { values.set_len(len) };
     values
+}
+
+/// `len` zeros, written by all threads.
+pub(crate) fn zeros<T: Real>(len: usize) -> Vec<T> {
+    // SAFETY: the whole chunk is filled.
+    unsafe { fresh(len, (CHUNK, 1), |_, chunk| chunk.fill(MaybeUninit::new(T::ZERO))) }
+}
+
+/// A copy, made by all threads.
+pub(crate) fn copied<T: Real>(values: &[T]) -> Vec<T> {
+    // SAFETY: the whole chunk is written; a source of another length would panic.
+    unsafe {
+        fresh(values.len(), (CHUNK, 1), |index, chunk| {
+            chunk.write_copy_of_slice(&values[index * CHUNK..][..chunk.len()]);
+        })
+    }
 }
 
 /// Float32 or float64, or an error.

@@ -3,9 +3,12 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
+use super::buffers::{Real, by_storage, check_dtype, slice_of, zeros};
+use super::flow::{Arg, Flow, apply1, apply2, apply3};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::moments::{lanes, lanes2};
 use super::pointwise::logistic;
+use super::wide::{Loop, wide};
 use crate::{Error, Result};
 
 /// Batch, channels, pixels of a map.
@@ -18,7 +21,13 @@ fn sizes_of(op: &'static str, x: &Tensor) -> Result<[usize; 3]> {
 }
 
 /// Refuses a tensor of another shape or dtype.
-fn check(op: &'static str, name: &'static str, tensor: &Tensor, like: &Tensor, dims: &[usize]) -> Result<()> {
+pub(super) fn check(
+    op: &'static str,
+    name: &'static str,
+    tensor: &Tensor,
+    like: &Tensor,
+    dims: &[usize],
+) -> Result<()> {
     if tensor.dtype() != like.dtype() {
         return Err(Error::Dtype { op, got: tensor.dtype() });
     }
@@ -33,8 +42,7 @@ fn check(op: &'static str, name: &'static str, tensor: &Tensor, like: &Tensor, d
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`].
 pub fn global_mean(x: &Tensor) -> Result<Tensor> {
-    let [batch, channels, map] = sizes_of("global_mean", x)?;
-    Ok(x.contiguous()?.apply_op1(GlobalMean { batch, channels, map })?)
+    Ok(x.contiguous()?.apply_op1(GlobalMean::of(x)?)?)
 }
 
 /// `y[b,c,·] = x[b,c,·] / (1 + exp(−gate[b,c]))`: the end of squeeze-and-excitation (Hu et al. 2018, equation 4), `x`
@@ -43,10 +51,8 @@ pub fn global_mean(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`].
 pub fn gated(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
-    const OP: &str = "gated";
-    let [batch, channels, map] = sizes_of(OP, x)?;
-    check(OP, "gate", gate, x, &[batch, channels])?;
-    Ok(x.contiguous()?.apply_op2(&gate.contiguous()?, Gated { map })?)
+    let op = Gated::of(x, gate)?;
+    Ok(x.contiguous()?.apply_op2(&gate.contiguous()?, op)?)
 }
 
 /// `y[b,c,·] = shortcut[b,c,·] + scale[c] · x[b,c,·]`: the end of a block with a layer scale (Touvron et al. 2021,
@@ -55,11 +61,7 @@ pub fn gated(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`].
 pub fn scaled_residual(shortcut: &Tensor, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
-    const OP: &str = "scaled_residual";
-    let [_, channels, map] = sizes_of(OP, x)?;
-    check(OP, "shortcut", shortcut, x, x.dims())?;
-    check(OP, "scale", scale, x, &[channels])?;
-    let op = ScaledResidual { channels, map };
+    let op = ScaledResidual::of(shortcut, x, scale)?;
     Ok(shortcut.contiguous()?.apply_op3(&x.contiguous()?, &scale.contiguous()?, op)?)
 }
 
@@ -84,17 +86,25 @@ impl CustomOp1 for GlobalMean {
         Ok((y, Shape::from((self.batch, self.channels))))
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let gy = gy.contiguous()?;
-        by_dtype!(x, T => {
-            let held = Held::new(&gy);
-            let share = T::down(1.0 / self.map as f64);
-            let mut gx = zeros::<T>(x.elem_count());
-            let maps = gx.par_chunks_mut(self.map).zip(held.slice::<T>()?.par_iter()).with_min_len(8);
-            maps.for_each(|(gx, gy)| gx.fill(*gy * share));
-            Tensor::from_vec(gx, x.shape(), x.device())
-        })
-        .map(Some)
+    fn bwd(&self, x: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        on_tensors(self, &[x], y, gy).map(|[gx, ..]| gx)
+    }
+}
+
+impl GlobalMean {
+    fn of(x: &Tensor) -> Result<Self> {
+        let [batch, channels, map] = sizes_of("global_mean", x)?;
+        Ok(Self { batch, channels, map })
+    }
+}
+
+impl Derivative for GlobalMean {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
+        let share = T::down(1.0 / self.map as f64);
+        let mut gx = zeros::<T>(args[0].len());
+        let maps = gx.par_chunks_mut(self.map).zip(gy.par_iter()).with_min_len(8);
+        maps.for_each(|(gx, gy)| gx.fill(*gy * share));
+        [Some(Gradient::Alone(gx)), None, None]
     }
 }
 
@@ -103,22 +113,45 @@ struct Gated {
 }
 
 impl Gated {
-    fn backward<T: Real>(&self, x: &Tensor, gate: &Tensor, gy: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        let (xs, gates, gys) = (Held::new(x), Held::new(gate), Held::new(gy));
-        let (x_slice, gate_slice, gy_slice) = (xs.slice::<T>()?, gates.slice::<T>()?, gys.slice::<T>()?);
-        let mut gx = zeros::<T>(x_slice.len());
-        let maps = gx.par_chunks_mut(self.map).zip(x_slice.par_chunks(self.map)).zip(gy_slice.par_chunks(self.map));
+    fn of(x: &Tensor, gate: &Tensor) -> Result<Self> {
+        let [batch, channels, map] = sizes_of("gated", x)?;
+        check("gated", "gate", gate, x, &[batch, channels])?;
+        Ok(Self { map })
+    }
+}
+
+impl Derivative for Gated {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
+        let [x, gate, _] = args;
+        let mut g = gy.into_vec();
+        let maps = g.par_chunks_mut(self.map).zip(x.par_chunks(self.map)).zip(gate.par_iter()).with_min_len(8);
         let slopes: Vec<T> = maps
-            .zip(gate_slice.par_iter())
-            .with_min_len(8)
-            .map(|(((gx, x), gy), gate)| {
+            .map(|((g, x), gate)| {
                 let s = logistic(*gate);
-                gx.iter_mut().zip(gy).for_each(|(gx, gy)| *gx = *gy * s);
+                let sum = wide(ScaleInPlace { g, x, scale: s });
                 let s = s.up();
-                T::down(lanes2(x, gy, |x, gy| x.up() * gy.up()) * s * (1.0 - s))
+                T::down(sum * s * (1.0 - s))
             })
             .collect();
-        Ok((Tensor::from_vec(gx, x.shape(), x.device())?, Tensor::from_vec(slopes, gate.shape(), x.device())?))
+        [Some(Gradient::Alone(g)), Some(Gradient::Alone(slopes)), None]
+    }
+}
+
+/// `Σ x g` of a map, and then `g` scaled in place.
+struct ScaleInPlace<'a, T> {
+    g: &'a mut [T],
+    x: &'a [T],
+    scale: T,
+}
+
+impl<T: Real> Loop for ScaleInPlace<'_, T> {
+    type Out = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let sum = lanes2(self.x, self.g, |x, g| x.up() * g.up());
+        self.g.iter_mut().for_each(|g| *g *= self.scale);
+        sum
     }
 }
 
@@ -151,11 +184,10 @@ impl CustomOp2 for Gated {
         &self,
         x: &Tensor,
         gate: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         gy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let gy = gy.contiguous()?;
-        by_dtype!(x, T => self.backward::<T>(x, gate, &gy)).map(|(gx, gg)| (Some(gx), Some(gg)))
+        on_tensors(self, &[x, gate], y, gy).map(|[gx, gg, _]| (gx, gg))
     }
 }
 
@@ -165,24 +197,50 @@ struct ScaledResidual {
 }
 
 impl ScaledResidual {
-    fn backward<T: Real>(&self, x: &Tensor, scale: &Tensor, gy: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        let (xs, scales, gys) = (Held::new(x), Held::new(scale), Held::new(gy));
-        let (x_slice, scale_slice, gy_slice) = (xs.slice::<T>()?, scales.slice::<T>()?, gys.slice::<T>()?);
-        let (map, image) = (self.map, self.channels * self.map);
-        let mut gx = zeros::<T>(x_slice.len());
-        gx.par_chunks_mut(image).zip(gy_slice.par_chunks(image)).for_each(|(gx, gy)| {
-            for ((gx, gy), scale) in gx.chunks_mut(map).zip(gy.chunks(map)).zip(scale_slice) {
-                gx.iter_mut().zip(gy).for_each(|(gx, gy)| *gx = *scale * *gy);
-            }
-        });
-        let sum_of = |c: usize| {
-            let maps = (c * map..x_slice.len()).step_by(image);
-            T::down(
-                maps.map(|at| lanes2(&x_slice[at..at + map], &gy_slice[at..at + map], |x, g| x.up() * g.up())).sum(),
-            )
+    fn of(shortcut: &Tensor, x: &Tensor, scale: &Tensor) -> Result<Self> {
+        const OP: &str = "scaled_residual";
+        let [_, channels, map] = sizes_of(OP, x)?;
+        check(OP, "shortcut", shortcut, x, x.dims())?;
+        check(OP, "scale", scale, x, &[channels])?;
+        Ok(Self { channels, map })
+    }
+}
+
+impl Derivative for ScaledResidual {
+    /// In a map: `∂x = scale · g` and the map's share `Σ x g` of the scale's gradient; shares are added image by image.
+    fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, want: [bool; 3]) -> Gradients<T> {
+        let [_, x, scale] = args;
+        let (gx, sums) = {
+            let mut gx = zeros::<T>(x.len());
+            let maps = gx.par_chunks_mut(self.map).zip(x.par_chunks(self.map)).zip(gy.par_chunks(self.map));
+            let shares: Vec<f64> = maps
+                .with_min_len(8)
+                .enumerate()
+                .map(|(index, ((gx, x), gy))| wide(Scaled { x, gy, gx, scale: scale[index % self.channels] }))
+                .collect();
+            let sum_of = |c: usize| T::down(shares.iter().skip(c).step_by(self.channels).sum());
+            (gx, (0..self.channels).map(sum_of).collect())
         };
-        let sums: Vec<T> = (0..self.channels).into_par_iter().with_min_len(8).map(sum_of).collect();
-        Ok((Tensor::from_vec(gx, x.shape(), x.device())?, Tensor::from_vec(sums, scale.shape(), x.device())?))
+        let shortcut = want[0].then(|| Gradient::Alone(gy.into_vec()));
+        [shortcut, Some(Gradient::Alone(gx)), Some(Gradient::Alone(sums))]
+    }
+}
+
+/// `gx = scale · gy` of a map, and `Σ x gy`.
+struct Scaled<'a, T> {
+    x: &'a [T],
+    gy: &'a [T],
+    gx: &'a mut [T],
+    scale: T,
+}
+
+impl<T: Real> Loop for Scaled<'_, T> {
+    type Out = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        self.gx.iter_mut().zip(self.gy).for_each(|(gx, gy)| *gx = self.scale * *gy);
+        lanes2(self.x, self.gy, |x, gy| x.up() * gy.up())
     }
 }
 
@@ -216,14 +274,53 @@ impl CustomOp3 for ScaledResidual {
 
     fn bwd(
         &self,
-        _shortcut: &Tensor,
+        shortcut: &Tensor,
         x: &Tensor,
         scale: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         gy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gy = gy.contiguous()?;
-        let (gx, gs) = by_dtype!(x, T => self.backward::<T>(x, scale, &gy))?;
-        Ok((Some(gy), Some(gx), Some(gs)))
+        on_tensors(self, &[shortcut, x, scale], y, gy).map(|[gs, gx, gc]| (gs, gx, gc))
+    }
+}
+
+impl Flow {
+    /// [`global_mean`].
+    ///
+    /// # Errors
+    /// Those of [`global_mean`].
+    pub fn global_mean(&self) -> Result<Self> {
+        match self.by_candle() {
+            Some(x) => Ok(Self::of_candle(global_mean(x)?)),
+            None => apply1(GlobalMean::of(self.tensor_of())?, self),
+        }
+    }
+
+    /// [`gated`].
+    ///
+    /// # Errors
+    /// Those of [`gated`].
+    pub fn gated(&self, gate: &Self) -> Result<Self> {
+        match self.by_candle() {
+            Some(x) => Ok(Self::of_candle(gated(x, gate.tensor_of())?)),
+            None => {
+                let op = Gated::of(self.tensor_of(), gate.tensor_of())?;
+                apply2(op, [Arg::Flow(self), Arg::Flow(gate)])
+            }
+        }
+    }
+
+    /// [`scaled_residual`] with this value as the shortcut.
+    ///
+    /// # Errors
+    /// Those of [`scaled_residual`].
+    pub fn scaled_residual(&self, x: &Self, scale: &Tensor) -> Result<Self> {
+        match self.by_candle() {
+            Some(shortcut) => Ok(Self::of_candle(scaled_residual(shortcut, x.tensor_of(), scale)?)),
+            None => {
+                let op = ScaledResidual::of(self.tensor_of(), x.tensor_of(), scale)?;
+                apply3(op, [Arg::Flow(self), Arg::Flow(x), Arg::Parameter(scale)])
+            }
+        }
     }
 }

@@ -3,8 +3,12 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of};
+use super::buffers::{Real, by_storage, check_dtype, slice_of};
 use super::columns::Geometry;
+use super::flow::{Arg, Flow, apply2, apply3};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
+use super::moments::MapSum;
+use super::wide::wide;
 use super::{dense, depthwise, merged};
 use crate::{Error, Result};
 
@@ -127,47 +131,32 @@ impl Conv {
         T::to_cpu_storage_owned(y)
     }
 
-    /// Gradients in `x` and `weight`; `None` where nobody tracks it.
-    fn backward(&self, x: &Tensor, w: &Tensor, gy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let gy = gy.contiguous()?;
-        by_dtype!(x, T => self.backward_in::<T>(x, w, &gy))
-    }
-
-    fn backward_in<T: Real>(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        gy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = &self.geometry;
-        let want = Want { x: x.track_op(), weight: w.track_op() };
-        let (xs, ws, gys) = (Held::new(x), Held::new(w), Held::new(gy));
-        let (x_slice, w_slice, gy_slice) = (xs.slice::<T>()?, ws.slice::<T>()?, gys.slice::<T>()?);
-        let (gx, gw) = if g.is_depthwise() {
-            depthwise::backward(g, x_slice, w_slice, gy_slice, want)
-        } else if merged::applies(g) {
-            merged::backward(g, x_slice, w_slice, gy_slice, want)
-        } else {
-            dense::backward(g, x_slice, w_slice, gy_slice, want)
-        };
-        let tensor = |values: Option<Vec<T>>, like: &Tensor| {
-            values.map(|v| Tensor::from_vec(v, like.shape(), like.device())).transpose()
-        };
-        Ok((tensor(gx, x)?, tensor(gw, w)?))
-    }
-
     /// `Σ_{b,p,q} gy[b,o,p,q]`, accumulated in float64.
-    fn bias_gradient<T: Real>(&self, gy: &Tensor) -> candle_core::Result<Tensor> {
+    fn bias_gradient<T: Real>(&self, gy: &[T]) -> Vec<T> {
         let g = &self.geometry;
-        let held = Held::new(gy);
-        let values = held.slice::<T>()?;
         let map = g.map();
         let sum_of = |o: usize| -> T {
             let maps = (0..g.batch).map(|b| (b * g.c_out + o) * map);
-            T::down(maps.flat_map(|at| &values[at..at + map]).map(|v| v.up()).sum())
+            T::down(maps.map(|at| wide(MapSum { x: &gy[at..at + map] })).sum())
         };
-        let sums: Vec<T> = (0..g.c_out).into_par_iter().map(sum_of).collect();
-        Tensor::from_vec(sums, g.c_out, gy.device())
+        (0..g.c_out).into_par_iter().map(sum_of).collect()
+    }
+}
+
+impl Derivative for Conv {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, want: [bool; 3]) -> Gradients<T> {
+        let g = &self.geometry;
+        let [x, w, _] = args;
+        let wanted = Want { x: want[0], weight: want[1] };
+        let (gx, gw) = if g.is_depthwise() {
+            depthwise::backward(g, x, w, &gy, wanted)
+        } else if merged::applies(g) {
+            merged::backward(g, x, w, &gy, wanted)
+        } else {
+            dense::backward(g, x, w, &gy, wanted)
+        };
+        let gb = want[2].then(|| self.bias_gradient(&gy));
+        [gx, gw, gb].map(|g| g.map(Gradient::Alone))
     }
 }
 
@@ -198,10 +187,10 @@ impl CustomOp2 for Conv {
         &self,
         x: &Tensor,
         w: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         gy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        self.backward(x, w, gy)
+        on_tensors(self, &[x, w], y, gy).map(|[gx, gw, _]| (gx, gw))
     }
 }
 
@@ -230,12 +219,26 @@ impl CustomOp3 for Conv {
         x: &Tensor,
         w: &Tensor,
         bias: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         gy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gy = gy.contiguous()?;
-        let (gx, gw) = self.backward(x, w, &gy)?;
-        let gb = bias.track_op().then(|| by_dtype!(gy, T => self.bias_gradient::<T>(&gy))).transpose()?;
-        Ok((gx, gw, gb))
+        on_tensors(self, &[x, w, bias], y, gy).map(|[gx, gw, gb]| (gx, gw, gb))
+    }
+}
+
+impl Flow {
+    /// [`conv2d`].
+    ///
+    /// # Errors
+    /// Those of [`conv2d`].
+    pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Self> {
+        if let Some(x) = self.by_candle() {
+            return Ok(Self::of_candle(conv2d(x, weight, bias, config)?));
+        }
+        let op = Conv { geometry: geometry(self.tensor_of(), weight, bias, config)? };
+        match bias {
+            None => apply2(op, [Arg::Flow(self), Arg::Parameter(weight)]),
+            Some(bias) => apply3(op, [Arg::Flow(self), Arg::Parameter(weight), Arg::Parameter(bias)]),
+        }
     }
 }

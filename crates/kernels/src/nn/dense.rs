@@ -1,11 +1,13 @@
 //! Convolution by matrix products: `Y = W · columns(X)`, `∂W = ∂Y · columns(X)ᵀ`, `∂X = fold(Wᵀ · ∂Y)`.
 
-use gemm::Parallelism;
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
-use super::buffers::{Real, zeros};
+use super::buffers::{Real, fresh, zeros};
 use super::columns::Geometry;
 use super::conv::Want;
+use super::product::{product, product_into, rows, transposed};
 
 /// Columns that a matrix product should at least have: small maps are put side by side.
 const COLUMNS: usize = 256;
@@ -17,63 +19,6 @@ const LARGE_PIECES: usize = 4;
 const LARGE: usize = 256 * 1024;
 /// Values that one task adds up.
 const CHUNK: usize = 16 * 1024;
-
-/// A matrix inside a slice: element `(i, j)` at `i·row + j·col`.
-#[derive(Clone, Copy)]
-pub(super) struct Strides {
-    row: usize,
-    col: usize,
-}
-
-/// A row-major matrix of this pitch.
-pub(super) fn rows(pitch: usize) -> Strides {
-    Strides { row: pitch, col: 1 }
-}
-
-/// The transpose of a row-major matrix of this pitch.
-pub(super) fn transposed(pitch: usize) -> Strides {
-    Strides { row: 1, col: pitch }
-}
-
-/// `dst = lhs · rhs`, or `dst += lhs · rhs`, with `lhs` m×k, `rhs` k×n and a row-major `dst` of pitch `pitch`.
-pub(super) fn product<T: Real>(
-    (m, n, k): (usize, usize, usize),
-    (dst, pitch): (&mut [T], usize),
-    accumulate: bool,
-    (lhs, ls): (&[T], Strides),
-    (rhs, rs): (&[T], Strides),
-) {
-    let last = |rows: usize, cols: usize, s: Strides| (rows - 1) * s.row + (cols - 1) * s.col;
-    assert!(m > 0 && n > 0 && k > 0, "an empty product: {m}×{n}×{k}");
-    assert!(last(m, n, rows(pitch)) < dst.len() && (pitch >= n || m == 1), "dst is too short");
-    assert!(last(m, k, ls) < lhs.len() && last(k, n, rs) < rhs.len(), "a factor is too short");
-    let one = T::down(1.0);
-    // SAFETY: the asserts above keep every element that the product touches inside the three slices, and `dst` is
-    // borrowed mutably, so it overlaps neither factor; T is f32 or f64, both of which `gemm` handles.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.as_mut_ptr(),
-            1,
-            pitch as isize,
-            accumulate,
-            lhs.as_ptr(),
-            ls.col as isize,
-            ls.row as isize,
-            rhs.as_ptr(),
-            rs.col as isize,
-            rs.row as isize,
-            one,
-            one,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
 
 /// How many images share a matrix product.
 fn images_per_product(g: &Geometry) -> usize {
@@ -99,24 +44,35 @@ fn gather_columns<T: Real>(
 
 /// Output of the convolution, [B, O, H', W'].
 pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
-    let mut y = zeros::<T>(g.batch * g.c_out * g.map());
     let per_image = g.c_out * g.map();
     let tile = images_per_product(g);
-    y.par_chunks_mut(tile * per_image).enumerate().for_each(|(index, y)| {
-        let first = index * tile;
-        for group in 0..g.config.groups {
-            forward_group(g, x, w, first..first + y.len() / per_image, group, y);
-        }
-        if let Some(bias) = bias {
-            for (map, o) in y.chunks_mut(g.map()).zip(bias.iter().cycle()) {
-                map.iter_mut().for_each(|v| *v += *o);
+    // SAFETY: every group writes its maps of every image of the tile, so together they write all of it.
+    unsafe {
+        fresh(g.batch * per_image, (tile * per_image, 1), |index, y| {
+            let first = index * tile;
+            for group in 0..g.config.groups {
+                forward_group(g, x, w, first..first + y.len() / per_image, group, y);
             }
-        }
-    });
-    y
+            if let Some(bias) = bias {
+                // SAFETY: as above, all of it is written.
+                let y = y.assume_init_mut();
+                for (map, o) in y.chunks_mut(g.map()).zip(bias.iter().cycle()) {
+                    map.iter_mut().for_each(|v| *v += *o);
+                }
+            }
+        })
+    }
 }
 
-fn forward_group<T: Real>(g: &Geometry, x: &[T], w: &[T], images: std::ops::Range<usize>, group: usize, y: &mut [T]) {
+/// Writes the maps of a group of each image.
+fn forward_group<T: Real>(
+    g: &Geometry,
+    x: &[T],
+    w: &[T],
+    images: std::ops::Range<usize>,
+    group: usize,
+    y: &mut [MaybeUninit<T>],
+) {
     let (og, map, taps, count) = (g.og(), g.map(), g.taps(), images.len());
     let w = &w[group * og * taps..(group + 1) * og * taps];
     if g.is_pointwise() {
@@ -124,7 +80,7 @@ fn forward_group<T: Real>(g: &Geometry, x: &[T], w: &[T], images: std::ops::Rang
             let from = image * g.image() + group * g.cg() * g.plane();
             let to = (slot * g.c_out + group * og) * map;
             let size = (og, map, taps);
-            product(size, (&mut y[to..to + og * map], map), false, (w, rows(taps)), (&x[from..], rows(map)));
+            product_into(size, (&mut y[to..to + og * map], map), (w, rows(taps)), (&x[from..], rows(map)));
         }
         return;
     }
@@ -139,13 +95,13 @@ fn forward_group<T: Real>(g: &Geometry, x: &[T], w: &[T], images: std::ops::Rang
         let size = (og, pitch, taps);
         if direct {
             let y = &mut y[group * og * map..(group + 1) * og * map];
-            product(size, (y, map), false, (w, rows(taps)), (columns, rows(pitch)));
+            product_into(size, (y, map), (w, rows(taps)), (columns, rows(pitch)));
         } else {
             product(size, (out, pitch), false, (w, rows(taps)), (columns, rows(pitch)));
             for slot in 0..count {
                 for o in 0..og {
                     let to = (slot * g.c_out + group * og + o) * map;
-                    y[to..to + map].copy_from_slice(&out[o * pitch + slot * map..][..map]);
+                    y[to..to + map].write_copy_of_slice(&out[o * pitch + slot * map..][..map]);
                 }
             }
         }

@@ -3,7 +3,9 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
+use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, fresh, slice_of};
+use super::flow::{Arg, Flow, apply3};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::layer_pieces::{Backward, Forward, Moments, Piece};
 use super::wide::wide;
 use crate::{Error, Result};
@@ -20,11 +22,14 @@ const PIECE: usize = 32 * 1024;
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`], or [`Error::Attribute`] unless `eps` is positive.
 pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Tensor> {
+    apply(x, gamma, beta, eps, of_tokens(x)?)
+}
+
+fn of_tokens(x: &Tensor) -> Result<LayerNorm> {
     let &[ref outer @ .., channels] = x.dims() else {
         return Err(shape(x, "[.., C]"));
     };
-    let tokens = outer.iter().product();
-    apply(x, gamma, beta, eps, LayerNorm { outer: tokens, channels, inner: 1, moments: Vec::new() })
+    Ok(LayerNorm { outer: outer.iter().product(), channels, inner: 1, moments: Vec::new() })
 }
 
 /// [`layer_norm`] of every pixel of a map [B, C, H, W] over the channels.
@@ -32,38 +37,23 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result
 /// # Errors
 /// Those of [`layer_norm`].
 pub fn layer_norm_map(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Tensor> {
+    apply(x, gamma, beta, eps, of_map(x)?)
+}
+
+fn of_map(x: &Tensor) -> Result<LayerNorm> {
     let &[outer, channels, height, width] = x.dims() else {
         return Err(shape(x, "[B, C, H, W]"));
     };
-    apply(x, gamma, beta, eps, LayerNorm { outer, channels, inner: height * width, moments: Vec::new() })
+    Ok(LayerNorm { outer, channels, inner: height * width, moments: Vec::new() })
 }
 
 fn shape(x: &Tensor, expected: &str) -> Error {
     Error::Shape { op: OP, name: "x", got: x.dims().to_vec(), expected: format!("{expected}, not empty") }
 }
 
-fn apply(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, mut op: LayerNorm) -> Result<Tensor> {
-    check_dtype(OP, x)?;
-    if op.channels * op.inner * op.outer == 0 {
-        return Err(shape(x, "[.., C] or [B, C, H, W]"));
-    }
-    for (name, tensor) in [("gamma", gamma), ("beta", beta)] {
-        if tensor.dims() != [op.channels] {
-            let expected = format!("[{}]", op.channels);
-            return Err(Error::Shape { op: OP, name, got: tensor.dims().to_vec(), expected });
-        }
-        if tensor.dtype() != x.dtype() {
-            return Err(Error::Dtype { op: OP, got: tensor.dtype() });
-        }
-    }
-    if !(eps > 0.0 && eps.is_finite()) {
-        return Err(Error::Attribute { op: OP, name: "eps", value: eps, expected: "positive and finite" });
-    }
+fn apply(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, op: LayerNorm) -> Result<Tensor> {
     let x = x.contiguous()?;
-    op.moments = {
-        let held = Held::new(&x);
-        by_dtype!(x, T => Ok(op.find_moments::<T>(held.slice()?, eps)))?
-    };
+    let op = op.with_moments(&x, gamma, beta, eps)?;
     Ok(x.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)?)
 }
 
@@ -78,6 +68,29 @@ struct LayerNorm {
 }
 
 impl LayerNorm {
+    /// With the statistics of a contiguous `x`, all arguments checked.
+    fn with_moments(mut self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Self> {
+        check_dtype(OP, x)?;
+        if self.channels * self.inner * self.outer == 0 {
+            return Err(shape(x, "[.., C] or [B, C, H, W]"));
+        }
+        for (name, tensor) in [("gamma", gamma), ("beta", beta)] {
+            if tensor.dims() != [self.channels] {
+                let expected = format!("[{}]", self.channels);
+                return Err(Error::Shape { op: OP, name, got: tensor.dims().to_vec(), expected });
+            }
+            if tensor.dtype() != x.dtype() {
+                return Err(Error::Dtype { op: OP, got: tensor.dtype() });
+            }
+        }
+        if !(eps > 0.0 && eps.is_finite()) {
+            return Err(Error::Attribute { op: OP, name: "eps", value: eps, expected: "positive and finite" });
+        }
+        let held = Held::new(x);
+        self.moments = by_dtype!(x, T => Ok(self.find_moments::<T>(held.slice()?, eps)))?;
+        Ok(self)
+    }
+
     fn piece(&self) -> Piece {
         Piece { channels: self.channels, inner: self.inner }
     }
@@ -98,24 +111,27 @@ impl LayerNorm {
 
     fn forward<T: Real>(&self, x: &[T], gamma: &[T], beta: &[T]) -> Vec<T> {
         let len = self.piece_len();
-        let mut y = zeros::<T>(x.len());
-        let pieces = y.par_chunks_mut(len).zip(x.par_chunks(len)).zip(self.moments.par_chunks(len / self.channels));
-        pieces.for_each(|((y, x), moments)| wide(Forward { piece: self.piece(), x, moments, gamma, beta, y }));
-        y
+        // SAFETY: the pieces of `x` and of the moments belong to the chunk, whose tokens or maps are whole, `gamma` and `beta`
+        // have a number a channel, and every number of the chunk is written for its `x`.
+        unsafe {
+            fresh(x.len(), (len, 1), |index, y| {
+                let x = &x[index * len..][..y.len()];
+                let moments = &self.moments[index * (len / self.channels)..][..y.len() / self.channels];
+                wide(Forward { piece: self.piece(), x, moments, gamma, beta, y });
+            })
+        }
     }
 
-    fn backward<T: Real>(&self, x: &Tensor, gamma: &Tensor, gy: &Tensor) -> candle_core::Result<[Tensor; 3]> {
-        let (xs, gammas, gys) = (Held::new(x), Held::new(gamma), Held::new(gy));
-        let (x_slice, gamma_slice, gy_slice) = (xs.slice::<T>()?, gammas.slice::<T>()?, gys.slice::<T>()?);
+    /// `∂x` in the place of `g`, and the gradients of `gamma` and `beta`.
+    fn backward<T: Real>(&self, x: &[T], gamma: &[T], mut g: Vec<T>) -> [Vec<T>; 3] {
         let len = self.piece_len();
-        let mut gx = zeros::<T>(x_slice.len());
-        let pieces = gx.par_chunks_mut(len).zip(x_slice.par_chunks(len)).zip(gy_slice.par_chunks(len));
-        let partial: Vec<Vec<[f64; 2]>> = pieces
+        let partial: Vec<Vec<[f64; 2]>> = g
+            .par_chunks_mut(len)
+            .zip(x.par_chunks(len))
             .zip(self.moments.par_chunks(len / self.channels))
-            .map(|(((gx, x), gy), moments)| {
+            .map(|((g, x), moments)| {
                 let mut sums = vec![[0.0; 2]; self.channels];
-                let gamma = gamma_slice;
-                wide(Backward { piece: self.piece(), x, gy, moments, gamma, gx, sums: &mut sums });
+                wide(Backward { piece: self.piece(), x, g, moments, gamma, sums: &mut sums });
                 sums
             })
             .collect();
@@ -123,11 +139,8 @@ impl LayerNorm {
         for part in &partial {
             sums.iter_mut().zip(part).for_each(|(sum, part)| *sum = [sum[0] + part[0], sum[1] + part[1]]);
         }
-        let vector = |which: usize| {
-            let values: Vec<T> = sums.iter().map(|sum| T::down(sum[which])).collect();
-            Tensor::from_vec(values, self.channels, x.device())
-        };
-        Ok([Tensor::from_vec(gx, x.shape(), x.device())?, vector(0)?, vector(1)?])
+        let vector = |which: usize| sums.iter().map(|sum| T::down(sum[which])).collect();
+        [g, vector(0), vector(1)]
     }
 }
 
@@ -156,12 +169,42 @@ impl CustomOp3 for LayerNorm {
         &self,
         x: &Tensor,
         gamma: &Tensor,
-        _beta: &Tensor,
-        _y: &Tensor,
+        beta: &Tensor,
+        y: &Tensor,
         gy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gy = gy.contiguous()?;
-        let [gx, gg, gb] = by_dtype!(x, T => self.backward::<T>(x, gamma, &gy))?;
-        Ok((Some(gx), Some(gg), Some(gb)))
+        on_tensors(self, &[x, gamma, beta], y, gy).map(|[gx, gg, gb]| (gx, gg, gb))
+    }
+}
+
+impl Derivative for LayerNorm {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
+        self.backward(args[0], args[1], gy.into_vec()).map(|g| Some(Gradient::Alone(g)))
+    }
+}
+
+impl Flow {
+    /// [`layer_norm`].
+    ///
+    /// # Errors
+    /// Those of [`layer_norm`].
+    pub fn layer_norm(&self, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Self> {
+        if let Some(x) = self.by_candle() {
+            return Ok(Self::of_candle(layer_norm(x, gamma, beta, eps)?));
+        }
+        let op = of_tokens(self.tensor_of())?.with_moments(self.tensor_of(), gamma, beta, eps)?;
+        apply3(op, [Arg::Flow(self), Arg::Parameter(gamma), Arg::Parameter(beta)])
+    }
+
+    /// [`layer_norm_map`].
+    ///
+    /// # Errors
+    /// Those of [`layer_norm_map`].
+    pub fn layer_norm_map(&self, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Self> {
+        if let Some(x) = self.by_candle() {
+            return Ok(Self::of_candle(layer_norm_map(x, gamma, beta, eps)?));
+        }
+        let op = of_map(self.tensor_of())?.with_moments(self.tensor_of(), gamma, beta, eps)?;
+        apply3(op, [Arg::Flow(self), Arg::Parameter(gamma), Arg::Parameter(beta)])
     }
 }

@@ -1,6 +1,8 @@
 //! The loops of layer normalisation over one piece: some tokens, whose channels are neighbours, or the maps of one
 //! image, whose channels are `inner` apart and which are walked in blocks of pixels.
 
+use std::mem::MaybeUninit;
+
 use super::buffers::Real;
 use super::moments::{lanes, lanes2};
 use super::wide::Loop;
@@ -76,7 +78,7 @@ pub(super) struct Forward<'a, T> {
     pub(super) moments: &'a [[f64; 2]],
     pub(super) gamma: &'a [T],
     pub(super) beta: &'a [T],
-    pub(super) y: &'a mut [T],
+    pub(super) y: &'a mut [MaybeUninit<T>],
 }
 
 impl<T: Real> Loop for Forward<'_, T> {
@@ -90,7 +92,7 @@ impl<T: Real> Loop for Forward<'_, T> {
             for ((x, y), moments) in x.chunks(c).zip(y.chunks_mut(c)).zip(moments) {
                 let [mean, inv] = moments.map(T::down);
                 for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                    *y = (*x - mean) * inv * *gamma + *beta;
+                    y.write((*x - mean) * inv * *gamma + *beta);
                 }
             }
             return;
@@ -100,7 +102,7 @@ impl<T: Real> Loop for Forward<'_, T> {
             for (((x, y), gamma), beta) in x.chunks(inner).zip(y.chunks_mut(inner)).zip(gamma).zip(beta) {
                 let values = y[at..at + len].iter_mut().zip(&x[at..at + len]);
                 for ((y, x), (mean, inv)) in values.zip(mean.iter().zip(&inv)) {
-                    *y = (*x - *mean) * *inv * *gamma + *beta;
+                    y.write((*x - *mean) * *inv * *gamma + *beta);
                 }
             }
         }
@@ -121,10 +123,10 @@ fn down<T: Real>(moments: &[[f64; 2]]) -> ([T; BLOCK], [T; BLOCK]) {
 pub(super) struct Backward<'a, T> {
     pub(super) piece: Piece,
     pub(super) x: &'a [T],
-    pub(super) gy: &'a [T],
+    /// The result's gradient, then that of `x`.
+    pub(super) g: &'a mut [T],
     pub(super) moments: &'a [[f64; 2]],
     pub(super) gamma: &'a [T],
-    pub(super) gx: &'a mut [T],
     pub(super) sums: &'a mut [[f64; 2]],
 }
 
@@ -141,34 +143,30 @@ impl<T: Real> Backward<'_, T> {
     #[inline(always)]
     fn tokens(self) {
         let c = self.piece.channels;
-        let mut scaled = vec![T::ZERO; c];
-        let rows = self.x.chunks(c).zip(self.gy.chunks(c)).zip(self.gx.chunks_mut(c)).zip(self.moments);
-        for (((x, gy), gx), moments) in rows {
+        let mut normal = vec![T::ZERO; c];
+        for ((x, g), moments) in self.x.chunks(c).zip(self.g.chunks_mut(c)).zip(self.moments) {
             let [mean, inv] = moments.map(T::down);
-            for ((((scaled, gx), x), gy), gamma) in scaled.iter_mut().zip(gx.iter_mut()).zip(x).zip(gy).zip(self.gamma)
-            {
-                *scaled = *gamma * *gy;
-                *gx = (*x - mean) * inv;
+            normal.iter_mut().zip(x).for_each(|(normal, x)| *normal = (*x - mean) * inv);
+            for (((sums, normal), g), gamma) in self.sums.iter_mut().zip(&normal).zip(g.iter_mut()).zip(self.gamma) {
+                *sums = [sums[0] + g.up() * normal.up(), sums[1] + g.up()];
+                *g = *gamma * *g;
             }
-            for ((sums, normal), gy) in self.sums.iter_mut().zip(gx.iter()).zip(gy) {
-                *sums = [sums[0] + gy.up() * normal.up(), sums[1] + gy.up()];
-            }
-            let shift = T::down(lanes(&scaled, |v| v.up()) / c as f64);
-            let slope = T::down(lanes2(&scaled, gx, |a, b| a.up() * b.up()) / c as f64);
-            gx.iter_mut().zip(&scaled).for_each(|(gx, scaled)| *gx = inv * (*scaled - shift - *gx * slope));
+            let shift = T::down(lanes(g, |v| v.up()) / c as f64);
+            let slope = T::down(lanes2(g, &normal, |a, b| a.up() * b.up()) / c as f64);
+            g.iter_mut().zip(&normal).for_each(|(g, normal)| *g = inv * (*g - shift - *normal * slope));
         }
     }
 
     #[inline(always)]
     fn maps(self) {
-        let Self { piece, x, gy, moments, gamma, gx, sums } = self;
+        let Self { piece, x, g, moments, gamma, sums } = self;
         let (inner, n) = (piece.inner, piece.channels as f64);
         for (at, len) in piece.blocks() {
             let (mean, inv) = down::<T>(&moments[at..at + len]);
             let (mut shift, mut slope) = ([0.0; BLOCK], [0.0; BLOCK]);
             let mut normal = [T::ZERO; BLOCK];
-            for (((x, gy), gamma), sums) in x.chunks(inner).zip(gy.chunks(inner)).zip(gamma).zip(sums.iter_mut()) {
-                let gy = &gy[at..at + len];
+            for (((x, g), gamma), sums) in x.chunks(inner).zip(g.chunks(inner)).zip(gamma).zip(sums.iter_mut()) {
+                let gy = &g[at..at + len];
                 for (((normal, x), mean), inv) in normal.iter_mut().zip(&x[at..at + len]).zip(&mean).zip(&inv) {
                     *normal = (*x - *mean) * *inv;
                 }
@@ -181,11 +179,11 @@ impl<T: Real> Backward<'_, T> {
                 }
             }
             let (shift, slope) = (shift.map(|v| T::down(v / n)), slope.map(|v| T::down(v / n)));
-            for (((x, gy), gx), gamma) in x.chunks(inner).zip(gy.chunks(inner)).zip(gx.chunks_mut(inner)).zip(gamma) {
-                let values = gx[at..at + len].iter_mut().zip(&x[at..at + len]).zip(&gy[at..at + len]);
+            for ((x, g), gamma) in x.chunks(inner).zip(g.chunks_mut(inner)).zip(gamma) {
+                let values = g[at..at + len].iter_mut().zip(&x[at..at + len]);
                 let statistics = mean.iter().zip(&inv).zip(shift.iter().zip(&slope));
-                for (((gx, x), gy), ((mean, inv), (shift, slope))) in values.zip(statistics) {
-                    *gx = *inv * (*gamma * *gy - *shift - (*x - *mean) * *inv * *slope);
+                for ((g, x), ((mean, inv), (shift, slope))) in values.zip(statistics) {
+                    *g = *inv * (*gamma * *g - *shift - (*x - *mean) * *inv * *slope);
                 }
             }
         }

@@ -3,17 +3,23 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
+use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of};
 use super::conv::Want;
-use super::dense::{product, rows, transposed};
+use super::flow::{Arg, Flow, apply3};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
+use super::product::{product, product_into, rows, transposed};
+use super::wide::{Loop, wide};
 use crate::{Error, Result};
 
 const OP: &str = "linear";
-/// Tokens of a piece at least, and pieces at most: every piece reorders the whole weight once.
-const TOKENS: usize = 128;
-const PIECES: usize = 8;
-/// Outputs of a piece of the weight's gradient.
-const OUTPUTS: usize = 192;
+/// Tokens of a piece, at least and at most: every piece reorders the whole weight once.
+const TOKENS: [usize; 2] = [128, 400];
+/// Outputs of a piece of the weight's gradient, at least and at most: every piece reorders all tokens once.
+const OUTPUTS: [usize; 2] = [192, 384];
+/// Pieces that either of them should have.
+const PIECES: usize = 4;
+/// Tokens of a piece of the bias's gradient.
+const BIAS_TOKENS: usize = 256;
 
 /// `y = x Wᵀ + b` of every token: `x` [.., I], `weight` [O, I], `bias` `[O]`, the result [.., O].
 ///
@@ -23,6 +29,11 @@ const OUTPUTS: usize = 192;
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`].
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let op = check(x, weight, bias)?;
+    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Linear> {
     check_dtype(OP, x)?;
     let shape = |name, tensor: &Tensor, expected| Error::Shape { op: OP, name, got: tensor.dims().to_vec(), expected };
     let &[outputs, inputs] = weight.dims() else {
@@ -37,8 +48,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if let Some(other) = [weight, bias].into_iter().find(|t| t.dtype() != x.dtype()) {
         return Err(Error::Dtype { op: OP, got: other.dtype() });
     }
-    let op = Linear { tokens: x.elem_count() / inputs, inputs, outputs };
-    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
+    Ok(Linear { tokens: x.elem_count() / inputs, inputs, outputs })
 }
 
 #[derive(Clone, Copy)]
@@ -51,68 +61,91 @@ struct Linear {
 impl Linear {
     /// Tokens of a piece, by the shape alone.
     fn piece(&self) -> usize {
-        self.tokens.div_ceil(PIECES).next_multiple_of(8).max(TOKENS)
+        self.tokens.div_ceil(PIECES).next_multiple_of(8).clamp(TOKENS[0], TOKENS[1])
     }
 
     fn forward<T: Real>(&self, x: &[T], w: &[T], b: &[T]) -> Vec<T> {
         let Self { tokens, inputs, outputs } = *self;
-        let mut y = zeros::<T>(tokens * outputs);
-        let pieces = y.par_chunks_mut(self.piece() * outputs).zip(x.par_chunks(self.piece() * inputs));
-        pieces.for_each(|(y, x)| {
-            y.chunks_mut(outputs).for_each(|y| y.copy_from_slice(b));
-            let size = (y.len() / outputs, outputs, inputs);
-            product(size, (y, outputs), true, (x, rows(inputs)), (w, transposed(inputs)));
-        });
-        y
+        let piece = self.piece();
+        // SAFETY: a chunk is whole rows, each of which is first written with the bias.
+        unsafe {
+            fresh(tokens * outputs, (piece * outputs, 1), |index, y| {
+                for row in y.chunks_mut(outputs) {
+                    row.write_copy_of_slice(b);
+                }
+                // SAFETY: as above, all of it is written.
+                let y = y.assume_init_mut();
+                let size = (y.len() / outputs, outputs, inputs);
+                let x = &x[index * piece * inputs..];
+                product(size, (y, outputs), true, (x, rows(inputs)), (w, transposed(inputs)));
+            })
+        }
     }
 
     fn backward<T: Real>(&self, x: &[T], w: &[T], gy: &[T], want: Want) -> (Option<Vec<T>>, Option<Vec<T>>) {
         let Self { tokens, inputs, outputs } = *self;
         let gx = want.x.then(|| {
-            let mut gx = zeros::<T>(tokens * inputs);
-            gx.par_chunks_mut(self.piece() * inputs).zip(gy.par_chunks(self.piece() * outputs)).for_each(|(gx, gy)| {
-                let size = (gx.len() / inputs, inputs, outputs);
-                product(size, (gx, inputs), false, (gy, rows(outputs)), (w, rows(inputs)));
-            });
-            gx
+            let piece = self.piece();
+            // SAFETY: a chunk is whole rows of `inputs` numbers, all of which the product writes.
+            unsafe {
+                fresh(tokens * inputs, (piece * inputs, 1), |index, gx| {
+                    let size = (gx.len() / inputs, inputs, outputs);
+                    let gy = &gy[index * piece * outputs..];
+                    product_into(size, (gx, inputs), (gy, rows(outputs)), (w, rows(inputs)));
+                })
+            }
         });
         let gw = want.weight.then(|| {
-            let mut gw = zeros::<T>(outputs * inputs);
-            gw.par_chunks_mut(OUTPUTS * inputs).enumerate().for_each(|(index, gw)| {
-                let size = (gw.len() / inputs, inputs, tokens);
-                let gy = &gy[index * OUTPUTS..];
-                product(size, (gw, inputs), false, (gy, transposed(outputs)), (x, rows(inputs)));
-            });
-            gw
+            let piece = outputs.div_ceil(PIECES).next_multiple_of(8).clamp(OUTPUTS[0], OUTPUTS[1]);
+            // SAFETY: a chunk is whole rows of `inputs` numbers, all of which the product writes.
+            unsafe {
+                fresh(outputs * inputs, (piece * inputs, 1), |index, gw| {
+                    let size = (gw.len() / inputs, inputs, tokens);
+                    let gy = &gy[index * piece..];
+                    product_into(size, (gw, inputs), (gy, transposed(outputs)), (x, rows(inputs)));
+                })
+            }
         });
         (gx, gw)
     }
 
     /// `Σ gy` over the tokens, in float64.
     fn bias_gradient<T: Real>(&self, gy: &[T]) -> Vec<T> {
+        let pieces = gy.par_chunks(BIAS_TOKENS * self.outputs);
+        let partial: Vec<Vec<f64>> = pieces.map(|gy| wide(RowSum { rows: gy, width: self.outputs })).collect();
         let mut sums = vec![0.0; self.outputs];
-        for gy in gy.chunks(self.outputs) {
-            sums.iter_mut().zip(gy).for_each(|(sum, g)| *sum += g.up());
+        for part in &partial {
+            sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
         sums.into_iter().map(T::down).collect()
     }
+}
 
-    fn backward_in<T: Real>(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        gy: &Tensor,
-    ) -> candle_core::Result<[Option<Tensor>; 3]> {
-        let (xs, ws, gys) = (Held::new(x), Held::new(w), Held::new(gy));
-        let want = Want { x: x.track_op(), weight: w.track_op() };
-        let (gx, gw) = self.backward::<T>(xs.slice()?, ws.slice()?, gys.slice()?, want);
-        let gys = gys.slice::<T>()?;
-        let gb = b.track_op().then(|| self.bias_gradient::<T>(gys));
-        let tensor = |values: Option<Vec<T>>, like: &Tensor| {
-            values.map(|v| Tensor::from_vec(v, like.shape(), like.device())).transpose()
-        };
-        Ok([tensor(gx, x)?, tensor(gw, w)?, tensor(gb, b)?])
+/// The sum of rows, in float64.
+struct RowSum<'a, T> {
+    rows: &'a [T],
+    width: usize,
+}
+
+impl<T: Real> Loop for RowSum<'_, T> {
+    type Out = Vec<f64>;
+
+    #[inline(always)]
+    fn run(self) -> Vec<f64> {
+        let mut sums = vec![0.0; self.width];
+        for row in self.rows.chunks(self.width) {
+            sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v.up());
+        }
+        sums
+    }
+}
+
+impl Derivative for Linear {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, want: [bool; 3]) -> Gradients<T> {
+        let [x, w, _] = args;
+        let (gx, gw) = self.backward(x, w, &gy, Want { x: want[0], weight: want[1] });
+        let gb = want[2].then(|| self.bias_gradient(&gy));
+        [gx, gw, gb].map(|g| g.map(Gradient::Alone))
     }
 }
 
@@ -145,11 +178,25 @@ impl CustomOp3 for Linear {
         x: &Tensor,
         w: &Tensor,
         b: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         gy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gy = gy.contiguous()?;
-        let [gx, gw, gb] = by_dtype!(x, T => self.backward_in::<T>(x, w, b, &gy))?;
-        Ok((gx, gw, gb))
+        on_tensors(self, &[x, w, b], y, gy).map(|[gx, gw, gb]| (gx, gw, gb))
+    }
+}
+
+impl Flow {
+    /// [`linear`].
+    ///
+    /// # Errors
+    /// Those of [`linear`].
+    pub fn linear(&self, weight: &Tensor, bias: &Tensor) -> Result<Self> {
+        match self.by_candle() {
+            Some(x) => Ok(Self::of_candle(linear(x, weight, bias)?)),
+            None => {
+                let op = check(self.tensor_of(), weight, bias)?;
+                apply3(op, [Arg::Flow(self), Arg::Parameter(weight), Arg::Parameter(bias)])
+            }
+        }
     }
 }

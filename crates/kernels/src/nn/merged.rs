@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::buffers::{Real, zeros};
 use super::columns::Geometry;
 use super::conv::Want;
-use super::dense::{product, rows, transposed};
+use super::product::{product, rows, transposed};
 
 /// Maps of fewer pixels than this are merged.
 const SMALL: usize = 128;

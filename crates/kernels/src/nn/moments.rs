@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffers::{Real, check_dtype};
+use super::wide::{Loop, wide};
 use crate::{Error, Result};
 
 /// Name of the op in errors.
@@ -64,11 +65,40 @@ impl Sizes {
     pub(super) fn moments<T: Real>(&self, x: &[T]) -> Vec<(f64, f64)> {
         let count = self.count() as f64;
         let of = |c: usize| {
-            let mean = self.maps(c).map(|at| lanes(&x[at], |v| v.up())).sum::<f64>() / count;
-            let squares: f64 = self.maps(c).map(|at| lanes(&x[at], |v| (v.up() - mean) * (v.up() - mean))).sum();
+            let mean = self.maps(c).map(|at| wide(MapSum { x: &x[at] })).sum::<f64>() / count;
+            let squares: f64 = self.maps(c).map(|at| wide(MapSquares { x: &x[at], mean })).sum();
             (mean, squares / count)
         };
         (0..self.channels).into_par_iter().map(of).collect()
+    }
+}
+
+/// `Σ v` of a map.
+pub(super) struct MapSum<'a, T> {
+    pub(super) x: &'a [T],
+}
+
+impl<T: Real> Loop for MapSum<'_, T> {
+    type Out = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        lanes(self.x, |v| v.up())
+    }
+}
+
+/// `Σ (v − mean)²` of a map.
+struct MapSquares<'a, T> {
+    x: &'a [T],
+    mean: f64,
+}
+
+impl<T: Real> Loop for MapSquares<'_, T> {
+    type Out = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        lanes(self.x, |v| (v.up() - self.mean) * (v.up() - self.mean))
     }
 }
 

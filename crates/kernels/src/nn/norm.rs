@@ -3,16 +3,22 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::activation::rectify;
-use super::buffers::{Held, Real, by_dtype, by_storage, slice_of, zeros};
-use super::moments::{OP, Sizes, check_vector, lanes, lanes2};
+use super::buffers::{Held, Real, by_dtype, by_storage, fresh, slice_of};
+use super::flow::{Arg, Flow, apply3};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
+use super::moments::{OP, Sizes, check_vector};
+use super::norm_pieces::{Line, Share, Slope, Sums};
+use super::wide::wide;
 use crate::{Error, Result, host};
+
+/// Values that one task handles at least.
+const TASK: usize = 16 * 1024;
 
 /// A normalised batch and its statistics.
 #[derive(Debug)]
-pub struct BatchNormOut {
+pub struct BatchNormOut<X = Tensor> {
     /// The result, of the shape of the input.
-    pub y: Tensor,
+    pub y: X,
     /// Mean of each channel.
     pub mean: Vec<f64>,
     /// Biased variance of each channel: the sum of squares divided by `count`.
@@ -76,19 +82,25 @@ pub fn batch_norm_relu_eval(
 }
 
 fn train(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, relu: bool) -> Result<BatchNormOut> {
+    let x = x.contiguous()?;
+    let BatchNormOut { y: op, mean, var, count } = of_batch(&x, gamma, beta, eps, relu)?;
+    Ok(BatchNormOut { y: op.apply(&x, gamma, beta)?, mean, var, count })
+}
+
+/// The op for the statistics of a contiguous batch, and these.
+fn of_batch(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, relu: bool) -> Result<BatchNormOut<Norm>> {
     let sizes = Sizes::of(x, gamma, beta, eps)?;
     let count = sizes.count();
     if count < 2 {
         let expected = "at least two values per channel (use batch_norm_eval for fewer)".into();
         return Err(Error::Shape { op: OP, name: "x", got: x.dims().to_vec(), expected });
     }
-    let x = x.contiguous()?;
     let moments = {
-        let held = Held::new(&x);
+        let held = Held::new(x);
         by_dtype!(x, T => Ok(sizes.moments::<T>(held.slice()?)))?
     };
     let (mean, var): (Vec<f64>, Vec<f64>) = moments.into_iter().unzip();
-    let y = Norm::new(sizes, mean.clone(), &var, eps, Statistics::Batch, relu).apply(&x, gamma, beta)?;
+    let y = Norm::new(sizes, mean.clone(), &var, eps, Statistics::Batch, relu);
     Ok(BatchNormOut { y, mean, var, count })
 }
 
@@ -101,12 +113,52 @@ fn eval(
     eps: f64,
     relu: bool,
 ) -> Result<Tensor> {
+    of_given(x, gamma, beta, [running_mean, running_var], eps, relu)?.apply(&x.contiguous()?, gamma, beta)
+}
+
+/// The op for given statistics.
+fn of_given(x: &Tensor, gamma: &Tensor, beta: &Tensor, running: [&Tensor; 2], eps: f64, relu: bool) -> Result<Norm> {
     let sizes = Sizes::of(x, gamma, beta, eps)?;
-    for (name, tensor) in [("running_mean", running_mean), ("running_var", running_var)] {
+    for (name, tensor) in ["running_mean", "running_var"].into_iter().zip(running) {
         check_vector(name, tensor, sizes.channels)?;
     }
-    let (mean, var) = (host::to_f64(OP, running_mean)?, host::to_f64(OP, running_var)?);
-    Norm::new(sizes, mean, &var, eps, Statistics::Given, relu).apply(&x.contiguous()?, gamma, beta)
+    let (mean, var) = (host::to_f64(OP, running[0])?, host::to_f64(OP, running[1])?);
+    Ok(Norm::new(sizes, mean, &var, eps, Statistics::Given, relu))
+}
+
+impl Flow {
+    /// [`batch_norm_train`], or [`batch_norm_relu_train`] if `relu`.
+    ///
+    /// # Errors
+    /// Those of [`batch_norm_train`].
+    pub fn batch_norm_train(&self, gamma: &Tensor, beta: &Tensor, eps: f64, relu: bool) -> Result<BatchNormOut<Self>> {
+        if let Some(x) = self.by_candle() {
+            let BatchNormOut { y, mean, var, count } = train(x, gamma, beta, eps, relu)?;
+            return Ok(BatchNormOut { y: Self::of_candle(y), mean, var, count });
+        }
+        let BatchNormOut { y: op, mean, var, count } = of_batch(self.tensor_of(), gamma, beta, eps, relu)?;
+        let y = apply3(op, [Arg::Flow(self), Arg::Parameter(gamma), Arg::Parameter(beta)])?;
+        Ok(BatchNormOut { y, mean, var, count })
+    }
+
+    /// [`batch_norm_eval`], or [`batch_norm_relu_eval`] if `relu`; `running` are the mean and the variance.
+    ///
+    /// # Errors
+    /// Those of [`batch_norm_eval`].
+    pub fn batch_norm_eval(
+        &self,
+        gamma: &Tensor,
+        beta: &Tensor,
+        running: [&Tensor; 2],
+        eps: f64,
+        relu: bool,
+    ) -> Result<Self> {
+        if let Some(x) = self.by_candle() {
+            return Ok(Self::of_candle(eval(x, gamma, beta, running[0], running[1], eps, relu)?));
+        }
+        let op = of_given(self.tensor_of(), gamma, beta, running, eps, relu)?;
+        apply3(op, [Arg::Flow(self), Arg::Parameter(gamma), Arg::Parameter(beta)])
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -123,13 +175,6 @@ struct Norm {
     inv_std: Vec<f64>,
     statistics: Statistics,
     relu: bool,
-}
-
-/// `Σ g` and `Σ g (x − μ)` of a channel.
-#[derive(Clone, Copy)]
-struct Sums {
-    g: f64,
-    gx: f64,
 }
 
 impl Norm {
@@ -151,19 +196,18 @@ impl Norm {
                 [mean, T::down(scale), T::down(beta[c].up() - scale * rest)]
             })
             .collect();
-        let mut y = zeros::<T>(x.len());
-        let image = channels * map;
-        y.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(y, x)| {
-            for ((y, x), [mean, scale, shift]) in y.chunks_mut(map).zip(x.chunks(map)).zip(&lines) {
-                let line = |x: T| (x - *mean) * *scale + *shift;
-                if self.relu {
-                    y.iter_mut().zip(x).for_each(|(y, x)| *y = rectify(line(*x)));
-                } else {
-                    y.iter_mut().zip(x).for_each(|(y, x)| *y = line(*x));
-                }
-            }
-        });
-        y
+        // SAFETY: the map of `x` is as long as the chunk, and a number of the chunk is written for each of its numbers.
+        unsafe {
+            fresh(x.len(), (map, self.maps_of_task()), |index, y| {
+                let x = &x[index * map..][..y.len()];
+                wide(Line { x, y, line: lines[index % channels], relu: self.relu });
+            })
+        }
+    }
+
+    /// Maps that one task handles at least.
+    fn maps_of_task(&self) -> usize {
+        (TASK / self.sizes.map).max(1)
     }
 
     /// The mean of a channel as a `T`, and what rounding it left over: a shift of the whole channel, which matters where
@@ -173,30 +217,22 @@ impl Norm {
         (mean, self.mean[c] - mean.up())
     }
 
-    /// `g` before the rectifier: zero where the result is not above zero.
-    fn through_relu<T: Real>(&self, gy: &[T], y: &[T]) -> Vec<T> {
-        let image = self.sizes.channels * self.sizes.map;
-        let mut g = zeros::<T>(gy.len());
-        g.par_chunks_mut(image).zip(gy.par_chunks(image).zip(y.par_chunks(image))).for_each(|(g, (gy, y))| {
-            for ((g, gy), y) in g.iter_mut().zip(gy).zip(y) {
-                *g = if *y > T::ZERO { *gy } else { T::ZERO };
-            }
-        });
-        g
-    }
-
-    fn sums<T: Real>(&self, x: &[T], g: &[T]) -> Vec<Sums> {
-        let of = |c: usize| {
-            let mean = self.mean[c];
-            let mut sums = Sums { g: 0.0, gx: 0.0 };
-            for at in self.sizes.maps(c) {
-                let (x, g) = (&x[at.clone()], &g[at]);
-                sums.g += lanes(g, |g| g.up());
-                sums.gx += lanes2(x, g, |x, g| (x.up() - mean) * g.up());
-            }
-            sums
+    /// The sums of each channel, added map by map. `g` becomes the gradient before the rectifier: zero where the result is
+    /// not above zero.
+    fn sums<T: Real>(&self, x: &[T], g: &mut [T], y: &[T]) -> Vec<Sums> {
+        let Sizes { channels, map, .. } = self.sizes;
+        let maps = g.par_chunks_mut(map).zip(x.par_chunks(map)).zip(y.par_chunks(map)).enumerate();
+        let shares: Vec<Sums> = maps
+            .with_min_len(self.maps_of_task())
+            .map(|(index, ((g, x), y))| {
+                wide(Share { x, g, y: self.relu.then_some(y), mean: self.mean[index % channels] })
+            })
+            .collect();
+        let sum_of = |c: usize| {
+            let shares = shares.iter().skip(c).step_by(channels);
+            shares.fold(Sums { g: 0.0, gx: 0.0 }, |sum, share| Sums { g: sum.g + share.g, gx: sum.gx + share.gx })
         };
-        (0..self.sizes.channels).into_par_iter().map(of).collect()
+        (0..channels).map(sum_of).collect()
     }
 
     /// `∂x = γ/σ (g − Σg/n − x̂ Σ(g x̂)/n)` with batch statistics, `γ/σ g` with given ones.
@@ -218,36 +254,24 @@ impl Norm {
                 [T::down(scale), T::down(slope), T::down(shift - slope * rest), mean]
             })
             .collect();
-        let image = channels * map;
-        g.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(g, x)| {
-            for ((g, x), [scale, slope, shift, mean]) in g.chunks_mut(map).zip(x.chunks(map)).zip(&lines) {
-                for (g, x) in g.iter_mut().zip(x) {
-                    *g = *scale * *g + (*slope * (*x - *mean) + *shift);
-                }
-            }
-        });
+        let maps = g.par_chunks_mut(map).zip(x.par_chunks(map)).enumerate().with_min_len(self.maps_of_task());
+        maps.for_each(|(index, (g, x))| wide(Slope { x, g, line: lines[index % channels] }));
         g
-    }
-
-    fn backward<T: Real>(&self, x: &Tensor, gamma: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Gradients> {
-        let (xs, gammas, ys, gys) = (Held::new(x), Held::new(gamma), Held::new(y), Held::new(gy));
-        let x_slice = xs.slice::<T>()?;
-        let g = if self.relu { self.through_relu::<T>(gys.slice()?, ys.slice()?) } else { gys.slice::<T>()?.to_vec() };
-        let sums = self.sums(x_slice, &g);
-        let device = x.device();
-        let vector = |f: &dyn Fn(usize) -> f64| {
-            let values: Vec<T> = (0..self.sizes.channels).map(|c| T::down(f(c))).collect();
-            Tensor::from_vec(values, self.sizes.channels, device)
-        };
-        let gx = match x.track_op() {
-            true => Some(Tensor::from_vec(self.data_gradient(x_slice, g, gammas.slice()?, &sums), x.shape(), device)?),
-            false => None,
-        };
-        Ok((gx, Some(vector(&|c| sums[c].gx * self.inv_std[c])?), Some(vector(&|c| sums[c].g)?)))
     }
 }
 
-type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+impl Derivative for Norm {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], y: &[T], gy: Gradient<T>, want: [bool; 3]) -> Gradients<T> {
+        let [x, gamma, _] = args;
+        let mut g = gy.into_vec();
+        let sums = self.sums(x, &mut g, y);
+        let vector = |f: &dyn Fn(usize) -> f64| -> Option<Gradient<'static, T>> {
+            Some(Gradient::Alone((0..self.sizes.channels).map(|c| T::down(f(c))).collect()))
+        };
+        let [of_gamma, of_beta] = [vector(&|c| sums[c].gx * self.inv_std[c]), vector(&|c| sums[c].g)];
+        [want[0].then(|| Gradient::Alone(self.data_gradient(x, g, gamma, &sums))), of_gamma, of_beta]
+    }
+}
 
 impl CustomOp3 for Norm {
     fn name(&self) -> &'static str {
@@ -274,11 +298,10 @@ impl CustomOp3 for Norm {
         &self,
         x: &Tensor,
         gamma: &Tensor,
-        _beta: &Tensor,
+        beta: &Tensor,
         y: &Tensor,
         gy: &Tensor,
-    ) -> candle_core::Result<Gradients> {
-        let gy = gy.contiguous()?;
-        by_dtype!(x, T => self.backward::<T>(x, gamma, y, &gy))
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        on_tensors(self, &[x, gamma, beta], y, gy).map(|[gx, gg, gb]| (gx, gg, gb))
     }
 }

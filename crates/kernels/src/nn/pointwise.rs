@@ -1,9 +1,13 @@
 //! Smooth activations: GELU and SiLU, each with its derivative in closed form.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
+use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of};
+use super::flow::{Flow, apply1};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::wide::{Loop, wide};
 use crate::Result;
 
@@ -45,7 +49,7 @@ pub(super) fn logistic<T: Real>(x: T) -> T {
 struct Values<'a, T> {
     kind: Activation,
     x: &'a [T],
-    out: &'a mut [T],
+    out: &'a mut [MaybeUninit<T>],
 }
 
 impl<T: Real> Loop for Values<'_, T> {
@@ -54,18 +58,21 @@ impl<T: Real> Loop for Values<'_, T> {
     #[inline(always)]
     fn run(self) {
         match self.kind {
-            Activation::Gelu => self.out.iter_mut().zip(self.x).for_each(|(y, x)| *y = *x * x.normal().0),
-            Activation::Silu => self.out.iter_mut().zip(self.x).for_each(|(y, x)| *y = *x * logistic(*x)),
+            Activation::Gelu => self.out.iter_mut().zip(self.x).for_each(|(y, x)| {
+                y.write(*x * x.normal().0);
+            }),
+            Activation::Silu => self.out.iter_mut().zip(self.x).for_each(|(y, x)| {
+                y.write(*x * logistic(*x));
+            }),
         }
     }
 }
 
-/// `out = f'(x) · gy` over one piece.
+/// From `g` to `f'(x) · g` over one piece, in place.
 struct Slopes<'a, T> {
     kind: Activation,
     x: &'a [T],
-    gy: &'a [T],
-    out: &'a mut [T],
+    g: &'a mut [T],
 }
 
 impl<T: Real> Loop for Slopes<'_, T> {
@@ -73,15 +80,15 @@ impl<T: Real> Loop for Slopes<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        let values = self.out.iter_mut().zip(self.x).zip(self.gy);
+        let values = self.g.iter_mut().zip(self.x);
         match self.kind {
-            Activation::Gelu => values.for_each(|((gx, x), gy)| {
+            Activation::Gelu => values.for_each(|(g, x)| {
                 let (distribution, density) = x.normal();
-                *gx = *gy * (distribution + *x * density);
+                *g *= distribution + *x * density;
             }),
-            Activation::Silu => values.for_each(|((gx, x), gy)| {
+            Activation::Silu => values.for_each(|(g, x)| {
                 let s = logistic(*x);
-                *gx = *gy * (s + *x * s * (T::ONE - s));
+                *g *= s + *x * s * (T::ONE - s);
             }),
         }
     }
@@ -89,18 +96,45 @@ impl<T: Real> Loop for Slopes<'_, T> {
 
 impl Activation {
     fn forward<T: Real>(self, x: &[T]) -> Vec<T> {
-        let mut y = zeros::<T>(x.len());
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| wide(Values { kind: self, x, out }));
-        y
+        // SAFETY: the piece of `x` is as long as the chunk, and a number of the chunk is written for each of its numbers.
+        unsafe {
+            fresh(x.len(), (CHUNK, 1), |index, out| {
+                wide(Values { kind: self, x: &x[index * CHUNK..][..out.len()], out });
+            })
+        }
+    }
+}
+
+impl Derivative for Activation {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
+        let mut g = gy.into_vec();
+        let pieces = g.par_chunks_mut(CHUNK).zip(args[0].par_chunks(CHUNK));
+        pieces.for_each(|(g, x)| wide(Slopes { kind: *self, x, g }));
+        [Some(Gradient::Alone(g)), None, None]
+    }
+}
+
+impl Flow {
+    /// [`gelu`].
+    ///
+    /// # Errors
+    /// Those of [`gelu`].
+    pub fn gelu(&self) -> Result<Self> {
+        match self.by_candle() {
+            Some(x) => Ok(Self::of_candle(gelu(x)?)),
+            None => apply1(Activation::Gelu, self),
+        }
     }
 
-    fn backward<T: Real>(self, x: &Tensor, gy: &Tensor) -> candle_core::Result<Tensor> {
-        let (xs, gys) = (Held::new(x), Held::new(gy));
-        let (x_slice, gy_slice) = (xs.slice::<T>()?, gys.slice::<T>()?);
-        let mut gx = zeros::<T>(x_slice.len());
-        let pieces = gx.par_chunks_mut(CHUNK).zip(x_slice.par_chunks(CHUNK)).zip(gy_slice.par_chunks(CHUNK));
-        pieces.for_each(|((out, x), gy)| wide(Slopes { kind: self, x, gy, out }));
-        Tensor::from_vec(gx, x.shape(), x.device())
+    /// [`silu`].
+    ///
+    /// # Errors
+    /// Those of [`silu`].
+    pub fn silu(&self) -> Result<Self> {
+        match self.by_candle() {
+            Some(x) => Ok(Self::of_candle(silu(x)?)),
+            None => apply1(Activation::Silu, self),
+        }
     }
 }
 
@@ -117,8 +151,7 @@ impl CustomOp1 for Activation {
         Ok((y, lx.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let gy = gy.contiguous()?;
-        by_dtype!(x, T => self.backward::<T>(x, &gy)).map(Some)
+    fn bwd(&self, x: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        on_tensors(self, &[x], y, gy).map(|[gx, ..]| gx)
     }
 }

@@ -3,7 +3,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, slice_of, zeros};
+use super::buffers::{Real, by_storage, check_dtype, slice_of, zeros};
+use super::flow::{Flow, apply1};
+use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use crate::{Error, Result};
 
 const OP: &str = "max_pool2d";
@@ -17,6 +19,10 @@ const OP: &str = "max_pool2d";
 /// [`Error::Attribute`] for a kernel or stride of 0, or a padding above half the kernel (a window without a pixel);
 /// [`Error::Shape`] where the window does not fit; [`Error::Dtype`].
 pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
+    Ok(x.contiguous()?.apply_op1(check(x, kernel, stride, padding)?)?)
+}
+
+fn check(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<MaxPool> {
     check_dtype(OP, x)?;
     let attribute = |name, value: usize, expected| Error::Attribute { op: OP, name, value: value as f64, expected };
     if kernel == 0 {
@@ -36,7 +42,7 @@ pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> R
         let expected = format!("an image that a window of {kernel} fits into with padding {padding}");
         return Err(Error::Shape { op: OP, name: "x", got: x.dims().to_vec(), expected });
     };
-    Ok(x.contiguous()?.apply_op1(MaxPool { batch, channels, height, width, oh, ow, kernel, stride, padding })?)
+    Ok(MaxPool { batch, channels, height, width, oh, ow, kernel, stride, padding })
 }
 
 #[derive(Clone, Copy)]
@@ -105,9 +111,7 @@ impl MaxPool {
         at
     }
 
-    fn backward<T: Real>(&self, x: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Tensor> {
-        let (xs, ys, gys) = (Held::new(x), Held::new(y), Held::new(gy));
-        let (x_slice, y_slice, gy_slice) = (xs.slice::<T>()?, ys.slice::<T>()?, gys.slice::<T>()?);
+    fn backward<T: Real>(&self, x_slice: &[T], y_slice: &[T], gy_slice: &[T]) -> Vec<T> {
         let (plane, map) = (self.height * self.width, self.oh * self.ow);
         let mut gx = zeros::<T>(x_slice.len());
         gx.par_chunks_mut(plane)
@@ -122,7 +126,7 @@ impl MaxPool {
                     }
                 }
             });
-        Tensor::from_vec(gx, x.shape(), x.device())
+        gx
     }
 }
 
@@ -144,7 +148,25 @@ impl CustomOp1 for MaxPool {
     }
 
     fn bwd(&self, x: &Tensor, y: &Tensor, gy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let gy = gy.contiguous()?;
-        by_dtype!(x, T => self.backward::<T>(x, y, &gy)).map(Some)
+        on_tensors(self, &[x], y, gy).map(|[gx, ..]| gx)
+    }
+}
+
+impl Derivative for MaxPool {
+    fn gradients<T: Real>(&self, args: [&[T]; 3], y: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
+        [Some(Gradient::Alone(self.backward(args[0], y, &gy))), None, None]
+    }
+}
+
+impl Flow {
+    /// [`max_pool2d`].
+    ///
+    /// # Errors
+    /// Those of [`max_pool2d`].
+    pub fn max_pool2d(&self, kernel: usize, stride: usize, padding: usize) -> Result<Self> {
+        match self.by_candle() {
+            Some(x) => Ok(Self::of_candle(max_pool2d(x, kernel, stride, padding)?)),
+            None => apply1(check(self.tensor_of(), kernel, stride, padding)?, self),
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Only the width differs, never the order of the operations, and nothing is contracted: both give the same bits.
 
 /// A loop. `run` is to be `#[inline(always)]`, so that it is compiled for the instructions that [`wide`] chose.
-pub(super) trait Loop {
+pub(crate) trait Loop {
     /// What it gives.
     type Out;
 
@@ -13,7 +13,7 @@ pub(super) trait Loop {
 
 /// Runs a loop with the widest instructions that it was compiled for.
 #[inline]
-pub(super) fn wide<L: Loop>(l: L) -> L::Out {
+pub(crate) fn wide<L: Loop>(l: L) -> L::Out {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]

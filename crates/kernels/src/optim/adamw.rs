@@ -6,9 +6,12 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::{Parameter, check_at_least, check_momentum, check_parameters, gradient_of, on_cpu, take_state};
+use super::{
+    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, on_cpu, take_state, with_values,
+};
 use crate::Result;
 use crate::nn::buffers::{Held, Real, by_dtype};
+use crate::nn::wide::{Loop, wide};
 
 const OP: &str = "adamw";
 /// Values that one task updates.
@@ -114,8 +117,17 @@ impl AdamW {
     }
 
     /// Everything that a later [`Self::load_state`] needs besides [`Self::step_count`]: `adamw.exp_avg.<name>`,
-    /// `adamw.exp_avg_sq.<name>` and `adamw.step.<name>` of each parameter.
+    /// `adamw.exp_avg_sq.<name>` and `adamw.step.<name>` of each parameter. Copies: later steps do not change them.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
+        let mut state = self.like();
+        for tensor in state.values_mut() {
+            *tensor = tensor.copy().expect("a tensor on the CPU can be copied");
+        }
+        state
+    }
+
+    /// [`Self::state`] that shares memory with the moments.
+    fn like(&self) -> BTreeMap<String, Tensor> {
         let mut state = BTreeMap::new();
         for (parameter, slot) in self.params.iter().zip(&self.slots) {
             for (key, tensor) in slot.tensors() {
@@ -130,7 +142,7 @@ impl AdamW {
     /// # Errors
     /// [`super::StateError`] unless the state has exactly the entries of these parameters; nothing is changed then.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>, step: u64) -> Result<()> {
-        let saved = take_state("adamw.", state, &self.state())?;
+        let saved = take_state("adamw.", state, &self.like())?;
         let mut slots = Vec::with_capacity(self.slots.len());
         for parameter in &self.params {
             let of = |key: &str| saved[format!("adamw.{key}.{}", parameter.name).as_str()];
@@ -168,16 +180,14 @@ impl Slot {
             eps: config.eps,
             scale,
         };
-        let old = on_cpu(OP, &parameter.var)?;
-        let (p, first, second) = by_dtype!(old, T => {
-            let (ps, gs) = (Held::new(&old), Held::new(gradient));
-            let (ms, vs) = (Held::new(&self.first), Held::new(&self.second));
-            let [p, m, v] = rule.apply::<T>(ps.slice()?, gs.slice()?, ms.slice()?, vs.slice()?);
-            let tensor = |values: Vec<T>| Tensor::from_vec(values, old.shape(), &Device::Cpu);
-            Ok((tensor(p)?, tensor(m)?, tensor(v)?))
+        by_dtype!(gradient, T => {
+            let held = Held::new(gradient);
+            let g = held.slice::<T>()?;
+            with_values(&parameter.var, |p| {
+                with_values(&self.first, |m| with_values(&self.second, |v| rule.apply::<T>(p, g, m, v)))
+            })??
         })?;
-        parameter.var.set(&p.to_device(parameter.var.device())?)?;
-        *self = Self { first, second, step };
+        self.step = step;
         Ok(())
     }
 }
@@ -194,20 +204,35 @@ struct Rule {
 }
 
 impl Rule {
-    /// New values, first and second moments.
-    fn apply<T: Real>(&self, p: &[T], g: &[T], m: &[T], v: &[T]) -> [Vec<T>; 3] {
-        let [mut p, mut m, mut v] = [p.to_vec(), m.to_vec(), v.to_vec()];
+    /// Updates values, first and second moments in place.
+    fn apply<T: Real>(&self, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
         let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
-        chunks.zip(g.par_chunks(CHUNK)).for_each(|(((p, m), v), g)| {
-            for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-                let g = g.up() * self.scale;
-                let first = m.up() + (1.0 - self.beta1) * (g - m.up());
-                let second = self.beta2 * v.up() + (1.0 - self.beta2) * g * g;
-                let size = second.sqrt() / self.root + self.eps;
-                *p = T::down(p.up() * self.shrink - self.rate * first / size);
-                (*m, *v) = (T::down(first), T::down(second));
-            }
-        });
-        [p, m, v]
+        chunks.zip(g.par_chunks(CHUNK)).for_each(|(((p, m), v), g)| wide(Update { rule: self, p, m, v, g }));
+    }
+}
+
+/// One piece of an update.
+struct Update<'a, T> {
+    rule: &'a Rule,
+    p: &'a mut [T],
+    m: &'a mut [T],
+    v: &'a mut [T],
+    g: &'a [T],
+}
+
+impl<T: Real> Loop for Update<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Rule { shrink, beta1, beta2, rate, root, eps, scale } = *self.rule;
+        for (((p, m), v), g) in self.p.iter_mut().zip(self.m).zip(self.v).zip(self.g) {
+            let g = g.up() * scale;
+            let first = m.up() + (1.0 - beta1) * (g - m.up());
+            let second = beta2 * v.up() + (1.0 - beta2) * g * g;
+            let size = second.sqrt() / root + eps;
+            *p = T::down(p.up() * shrink - rate * first / size);
+            (*m, *v) = (T::down(first), T::down(second));
+        }
     }
 }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
+use rayon::prelude::*;
 
-use super::{check_at_least, on_cpu, take_state};
+use super::{check_at_least, on_cpu, take_state, with_values};
 use crate::Result;
 use crate::nn::buffers::{Held, Real, by_dtype};
 
 const OP: &str = "ema";
+/// Values that one task updates.
+const CHUNK: usize = 16 * 1024;
 
 /// Exponential moving average of named tensors, `a ← d·a + (1 − d)·x`: a mean teacher (Tarvainen and Valpola 2017).
 ///
@@ -41,14 +44,17 @@ impl Ema {
         check_at_least(OP, "1 - decay", 1.0 - decay, 0.0, "a number in [0, 1]")?;
         let tensors = take_state("", tensors, &self.tensors())?;
         for (name, average) in &self.averages {
-            let (old, new) = (on_cpu(OP, average)?, on_cpu(OP, tensors[name.as_str()])?);
-            let next = by_dtype!(old, T => {
-                let (olds, news) = (Held::new(&old), Held::new(&new));
-                let mix = |(a, x): (&T, &T)| T::down(decay * a.up() + (1.0 - decay) * x.up());
-                let values: Vec<T> = olds.slice::<T>()?.iter().zip(news.slice::<T>()?).map(mix).collect();
-                Tensor::from_vec(values, old.shape(), &Device::Cpu)
+            let new = on_cpu(OP, tensors[name.as_str()])?;
+            by_dtype!(new, T => {
+                let held = Held::new(&new);
+                let new = held.slice::<T>()?;
+                with_values::<T, ()>(average, |old| {
+                    old.par_chunks_mut(CHUNK).zip(new.par_chunks(CHUNK)).for_each(|(old, new)| {
+                        let mix = |(a, x): (&mut T, &T)| *a = T::down(decay * a.up() + (1.0 - decay) * x.up());
+                        old.iter_mut().zip(new).for_each(mix);
+                    });
+                })
             })?;
-            average.set(&next.to_device(average.device())?)?;
         }
         Ok(())
     }

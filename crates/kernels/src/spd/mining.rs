@@ -30,6 +30,9 @@ const SUM_ROUNDING: f64 = 1e-12;
 /// Maps that are computed at a time.
 const MAPS: usize = 4;
 
+/// Open pairs of two groups up to which their distances are computed without a map between the groups.
+const FEW: usize = 3;
+
 /// Nearest matrices found, ascending: distance and index.
 type Best = Vec<(f64, usize)>;
 
@@ -182,14 +185,17 @@ impl<'a> Search<'a> {
                     chosen.push(first);
                 }
             }
-            let groups: Vec<usize> = chosen.iter().map(|(_, j, _)| *j).collect();
-            let maps = self.maps(i, &groups);
-            for ((_, j, bounds), map) in chosen.into_iter().zip(&maps) {
+            // A map costs as much as a few distances.
+            let worth = |(_, _, bounds): &&&(f64, usize, Vec<f64>)| self.open(bounds, &best).count() > FEW;
+            let groups: Vec<usize> = chosen.iter().filter(worth).map(|(_, j, _)| *j).collect();
+            let mut maps = groups.iter().zip(self.maps(i, &groups)).peekable();
+            for (_, j, bounds) in chosen {
                 let mut bounds = bounds.clone();
+                let map = maps.next_if(|(group, _)| *group == j).and_then(|(_, map)| map);
                 if self.any_open(&bounds, &best)
                     && let Some(map) = map
                 {
-                    let closer = self.bounds(i, *j, map);
+                    let closer = self.bounds(i, *j, &map);
                     bounds.iter_mut().zip(&closer).for_each(|(bound, closer)| *bound = bound.max(*closer));
                 }
                 self.evaluate(i, *j, bounds, &mut best)?;
@@ -203,9 +209,15 @@ impl<'a> Search<'a> {
         if best.len() < self.k { f64::INFINITY } else { best[self.k - 1].0 * (1.0 + SLACK) }
     }
 
-    /// Whether any pair of two groups may be nearer than what was found; bounds row by row.
+    /// The bounds, row by row, of the pairs of two groups that may be nearer than what was found.
+    fn open<'b>(&'b self, bounds: &'b [f64], best: &'b [Best]) -> impl Iterator<Item = f64> + 'b {
+        let rows = bounds.chunks_exact(self.size).zip(best);
+        rows.flat_map(|(row, best)| row.iter().copied().filter(|&bound| bound <= self.bar(best)))
+    }
+
+    /// Whether there is such a pair.
     fn any_open(&self, bounds: &[f64], best: &[Best]) -> bool {
-        bounds.chunks_exact(self.size).zip(best).any(|(row, best)| row.iter().any(|&bound| bound <= self.bar(best)))
+        self.open(bounds, best).next().is_some()
     }
 
     /// Computes the distances of the pairs of groups `i` and `j` that the bounds leave open, the most promising first.

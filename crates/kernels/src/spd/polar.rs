@@ -34,8 +34,8 @@ pub(super) fn gram(f: &[f64], d: usize) -> Vec<f64> {
     out
 }
 
-/// The factors, with errors of about `ε` over the ratio of the singular values, and at most `ε / GOOD²` where that is
-/// less; `None` where the singular values lie too far apart.
+/// The factors, with errors of about `ε / ratio²` where the ratio of the singular values is [`GOOD`], else `ε / ratio`;
+/// `None` where the singular values lie too far apart.
 ///
 /// What a matrix gets does not depend on its neighbours. Best called with
 /// [`TOGETHER`](super::inverse_root::TOGETHER) matrices.
