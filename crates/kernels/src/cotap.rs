@@ -49,6 +49,10 @@ pub fn cotap(p: &Tensor, q: &Tensor, tau1: f64, tau2: f64) -> Result<Tensor> {
     if !tau1.is_finite() {
         return Err(Error::Attribute { op: OP, name: "tau1", value: tau1, expected: "a finite number" });
     }
+    #[cfg(feature = "cuda")]
+    if p.device().is_cuda() {
+        return crate::cuda::tensors::cotap(OP, p, q, (tau1, tau2));
+    }
     let (student, teacher) = (finite("p", p, n)?, finite("q", q, n)?);
     let lists = student.par_chunks_exact(n).zip(teacher.par_chunks_exact(n));
     let solved: Vec<(f64, Vec<f64>)> = lists.map(|(p, q)| loss_and_gradient(p, q, tau1, tau2)).collect();

@@ -124,6 +124,35 @@ pub enum Error {
         /// Which one.
         index: usize,
     },
+    /// A gradient whose terms cancel until float64 has too few digits for it.
+    #[error(
+        "{op}: the gradient's terms in batch entry {batch} cancel to {left:.1e} of themselves, which leaves too few digits of \
+         float64; a larger `eps` helps, and the CPU computes with more digits"
+    )]
+    Digits {
+        /// The op.
+        op: &'static str,
+        /// The batch entry.
+        batch: usize,
+        /// The part of the terms that is left.
+        left: f64,
+    },
+    /// An op that has no code for the device of its arguments.
+    #[error("{op}: has no code for {device}; move its arguments to the CPU")]
+    NoDeviceCode {
+        /// The op.
+        op: &'static str,
+        /// The device.
+        device: String,
+    },
+    /// The device refused.
+    #[error("{op}: {reason}")]
+    Device {
+        /// The op or the kernel.
+        op: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// The tensor library refused.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -5,8 +5,11 @@
 
 pub mod assignment;
 pub mod cotap;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 pub mod error;
 pub mod host;
+pub mod mining;
 pub mod nn;
 pub mod optim;
 pub mod spd;

@@ -9,6 +9,10 @@ pub const SHORTEST: f64 = 1e-12;
 
 /// `max(x, 0)` with derivative 0 at 0, as PyTorch has it (candle's `relu` has derivative 1 there).
 pub fn positive_part(x: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        let zeros = x.zeros_like()?;
+        return Ok(x.gt(&zeros)?.where_cond(x, &zeros)?);
+    }
     Ok(kernels::nn::relu(x)?)
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -136,19 +136,10 @@ pub fn triplet(anchor: &Tensor, positive: &Tensor, negative: &Tensor, margin: f6
 /// # Errors
 /// [`crate::LossError::Shape`] if the shapes do not fit.
 pub fn hardest_negatives(anchor: &Tensor, positive: &Tensor, labels: &[u32]) -> Result<Vec<Option<usize>>> {
-    let (n, d) = matrix_dims("hardest_negatives", "anchor", anchor)?;
+    let (n, _) = matrix_dims("hardest_negatives", "anchor", anchor)?;
     same_dims("hardest_negatives", "positive", positive, anchor.dims())?;
     label_count("hardest_negatives", labels, n)?;
-    let a = kernels::host::to_f64("hardest_negatives", anchor)?;
-    let p = kernels::host::to_f64("hardest_negatives", positive)?;
-    let squared = |i: usize, j: usize| -> f64 {
-        a[i * d..(i + 1) * d].iter().zip(&p[j * d..(j + 1) * d]).map(|(x, y)| (x - y) * (x - y)).sum()
-    };
-    let nearest = |i: usize| {
-        let others = (0..n).filter(|&j| labels[j] != labels[i]).map(|j| (squared(i, j), j));
-        others.min_by(|x, y| x.0.total_cmp(&y.0)).map(|(_, j)| j)
-    };
-    Ok((0..n).map(nearest).collect())
+    Ok(kernels::mining::hardest_negatives(&anchor.detach(), &positive.detach(), labels)?)
 }
 
 /// [`triplet`] over the anchors that have a negative; exactly 0 if none has.
@@ -168,8 +159,8 @@ pub fn mined_triplet(
     let (a, p, n) = (select(anchor, &own)?, select(positive, &own)?, select(positive, &other)?);
     let (intra, inter) = (row_distance(&a, &p)?, row_distance(&a, &n)?);
     let loss = positive_part(&((&intra - &inter)? + margin)?)?.mean_all()?;
-    let intra = kernels::host::to_f64("triplet", &intra)?;
-    let inter = kernels::host::to_f64("triplet", &inter)?;
+    let values = |x: &Tensor| x.to_dtype(DType::F64)?.to_vec1::<f64>();
+    let (intra, inter) = (values(&intra)?, values(&inter)?);
     let active: Vec<f64> = intra.iter().zip(&inter).map(|(i, o)| f64::from(u8::from(i - o + margin > 0.0))).collect();
     let diagnostics = [
         ("intra_distance", mean(&intra)),

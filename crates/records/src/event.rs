@@ -14,6 +14,27 @@ pub enum Event {
         /// Which.
         stage: Stage,
     },
+    /// Another process decodes the images of a split; this one waits for it.
+    Waiting {
+        /// `train` or `test`.
+        split: String,
+    },
+    /// Images of a split are decoded into the file that all trials share: told at the beginning, now and then, and at the
+    /// end. Not told where the file is there already.
+    Decoding {
+        /// `train` or `test`.
+        split: String,
+        /// Images so far.
+        done: u64,
+        /// All images of the split.
+        total: u64,
+        /// Bytes of the file so far.
+        bytes: u64,
+        /// Bytes that the whole file will have, estimated from some of its images.
+        expected_bytes: u64,
+        /// Seconds since the beginning.
+        seconds: f64,
+    },
     /// Training begins or goes on.
     Training {
         /// Epochs of the whole trial.

@@ -9,7 +9,7 @@
 use super::eigen::{Eigen, NoConvergence};
 use super::inverse_root::{Scaled, Traces, covers, traces};
 use super::linalg::{Form, accumulate, square};
-use super::polar::{Bounded, gram, orthogonal_factors, refined_factor};
+use super::polar::{Bounded, careful_factor, gram, refined_factors};
 use super::simd::{dispatched, dot, squared_difference};
 
 /// Singular values further apart than this get a second, one-sided orthogonalisation.
@@ -90,7 +90,7 @@ impl<'a> Pair<'a> {
 
     /// Of matrices that are close, or whose product has singular values very far apart.
     fn carefully(&self, d: usize) -> Result<Polar, NoConvergence> {
-        match refined_factor(&self.bounded(), d) {
+        match careful_factor(&self.bounded(), d) {
             Some(rotation) => Ok(self.by_gap(rotation, d)),
             None => Ok(self.by_gap(singular_rotation(&self.f, d)?, d)),
         }
@@ -103,7 +103,7 @@ impl<'a> Pair<'a> {
 pub(crate) fn polars(pairs: &[(Root, Root)], d: usize) -> Vec<Result<Polar, NoConvergence>> {
     let pairs: Vec<Pair> = pairs.iter().map(|pair| Pair::new(pair, d)).collect();
     let differing: Vec<Bounded> = pairs.iter().filter(|pair| !pair.same()).map(Pair::bounded).collect();
-    let mut rotations = orthogonal_factors(&differing, d).into_iter();
+    let mut rotations = refined_factors(&differing, d).into_iter();
     let one = |pair: &Pair| {
         if pair.same() {
             return Ok(Polar { distance: 0.0, rotation: Vec::new() });

@@ -13,6 +13,10 @@ use super::refine::refine;
 use super::simd::dispatched;
 use crate::{Error, Result, host};
 
+/// Ratio of extreme eigenvalues down to which inverse roots without eigenvectors are as good as gradients in float64 need
+/// them: they lose a few digits more.
+const CLOSE: f64 = 1e-3;
+
 /// A batch of exactly symmetric matrices on the host.
 pub(crate) struct Batch {
     pub(crate) values: Vec<f64>,
@@ -98,12 +102,12 @@ impl Batch {
     }
 
     /// Square roots and inverse square roots of positive definite matrices, as [`Batch::positive_eigen`] has them; where
-    /// the ends of the spectrum are no further apart than `plain`, without eigenvectors.
+    /// the ends of the spectrum are no further apart than [`CLOSE`], without eigenvectors.
     pub(crate) fn roots(&self, op: &'static str, plain: f64) -> Result<Vec<Roots>> {
         let d = self.d;
         let all = self.decompose(op, |group| {
             let spectra = eigenvalues_of(group, d);
-            let simple = |values: &Vec<f64>| values[0] > 0.0 && values[0] >= plain * values[d - 1];
+            let simple = |values: &Vec<f64>| values[0] > 0.0 && values[0] >= CLOSE * values[d - 1];
             let (mut scaled, mut factors) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
             for (&matrix, values) in group.iter().zip(&spectra) {
                 if let Ok(values) = values
@@ -120,7 +124,7 @@ impl Batch {
                 let inverse = if simple(&spectrum) { inverses.next() } else { None };
                 match inverse {
                     Some((inverse, factor)) => Ok(Roots::of_inverse(matrix, spectrum, inverse, factor)),
-                    None => Roots::of_eigen(matrix, d),
+                    None => Roots::of_eigen(matrix, d, plain),
                 }
             };
             group.iter().zip(spectra).map(one).collect()
@@ -159,10 +163,13 @@ impl Roots {
         Self { spectrum, root, inverse }
     }
 
-    /// By the eigenvectors, with the small eigenvalues refined.
-    fn of_eigen(matrix: &[f64], d: usize) -> std::result::Result<Self, NoConvergence> {
+    /// By the eigenvectors, with the small eigenvalues refined where the ends of the spectrum are further apart than
+    /// `plain`.
+    fn of_eigen(matrix: &[f64], d: usize, plain: f64) -> std::result::Result<Self, NoConvergence> {
         let mut eigen = Eigen::new(matrix, d)?;
-        refine(matrix, d, &mut eigen)?;
+        if eigen.values[0] < plain * eigen.values[d - 1] {
+            refine(matrix, d, &mut eigen)?;
+        }
         let (root, inverse) = (Function::Sqrt.matrix(&eigen), Function::InvSqrt.matrix(&eigen));
         Ok(Self { spectrum: eigen.values, root, inverse })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 
 const OP: &str = "graph_aggregate";
 
@@ -33,6 +33,11 @@ pub fn aggregate(h: &Tensor, edge_index: &Tensor, edge_weight: &Tensor) -> Resul
     if !matches!(h.dtype(), DType::F32 | DType::F64) {
         return Err(Error::Dtype { op: OP, got: h.dtype() });
     }
+    #[cfg(feature = "cuda")]
+    if h.device().is_cuda() {
+        return crate::cuda::tensors::aggregate(OP, h, edge_index, edge_weight);
+    }
+    host::refuse_device(OP, h)?;
     let index = edge_index.flatten_all()?.to_vec1::<u32>()?;
     if let Some(&bad) = index.iter().find(|&&j| j as usize >= n) {
         return Err(Error::Index { op: OP, name: "edge_index", index: bad as usize, len: n });

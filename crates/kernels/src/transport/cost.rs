@@ -17,6 +17,10 @@ const MEAN_OFFSET: f64 = 1e-8;
 
 /// Costs `[B, N, N]` of tokens `x` `[B, N, D]`, float64 in and out. Differentiable.
 pub(super) fn cost(x: &Tensor, config: &DsotConfig) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::tensors::graph_cost(OP, x, config);
+    }
     let (b, n, d) = x.dims3()?;
     let positions = squared_distances(config.height, config.width);
     let values = host::to_f64(OP, x)?;

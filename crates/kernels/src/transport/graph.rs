@@ -93,6 +93,10 @@ fn check(x: &Tensor, config: &DsotConfig) -> Result<()> {
 
 /// Indices `[B, N, k]` of the `k` largest values of each row, by falling value, the lower index first of equal ones.
 fn heaviest(adjacency: &Tensor, k: usize) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if adjacency.device().is_cuda() {
+        return crate::cuda::tensors::heaviest(OP, adjacency, k);
+    }
     let (b, n, _) = adjacency.dims3()?;
     let values = host::to_f64(OP, adjacency)?;
     let rows = values.par_chunks_exact(n).map(|row| {

@@ -1,7 +1,7 @@
 //! Optimal transport: Sinkhorn, the doubly-stochastic graph of an image's tokens, and the sum over its edges.
 //!
-//! Tensors are float32 or float64; plans and graphs are computed in float64 inside. Tensors that lie on another
-//! device are copied to the host and back.
+//! Tensors are float32 or float64; plans and graphs are computed in float64 inside. Tensors on a card are
+//! computed there, in a build with the feature `cuda`.
 
 mod aggregate;
 mod cost;

@@ -60,6 +60,10 @@ pub fn sinkhorn(cost: &Tensor, config: SinkhornConfig) -> Result<Tensor> {
             return Err(Error::Shape { op: OP, name: "cost", got: got.to_vec(), expected: "[B, N, N], N >= 1".into() });
         }
     };
+    #[cfg(feature = "cuda")]
+    if cost.device().is_cuda() {
+        return crate::cuda::tensors::sinkhorn(OP, cost, config);
+    }
     let (plans, paths) = with_values(OP, cost, |values| match values {
         Values::Single(values) => {
             let (plans, paths) = solve(values, n, config)?;

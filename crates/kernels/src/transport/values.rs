@@ -1,8 +1,8 @@
 //! The numbers of a tensor, read where they lie.
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Storage, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 
 /// Row-major numbers in either dtype.
 #[derive(Clone, Copy)]
@@ -13,7 +13,7 @@ pub(super) enum Values<'a> {
     Double(&'a [f64]),
 }
 
-/// What `read` makes of the numbers of a tensor. Copies them only where the tensor is on another device or strided.
+/// What `read` makes of the numbers of a tensor. Copies them only where the tensor is strided.
 pub(super) fn with_values<R>(
     op: &'static str,
     tensor: &Tensor,
@@ -22,7 +22,8 @@ pub(super) fn with_values<R>(
     if !matches!(tensor.dtype(), DType::F32 | DType::F64) {
         return Err(Error::Dtype { op, got: tensor.dtype() });
     }
-    let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
+    host::refuse_device(op, tensor)?;
+    let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let own = layout.start_offset()..layout.start_offset() + layout.shape().elem_count();
     match &*storage {

@@ -3,6 +3,7 @@
 
 mod config;
 mod contract;
+mod cuda;
 mod definitions;
 mod oracle;
 mod parts;

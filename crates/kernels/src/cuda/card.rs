@@ -1,0 +1,76 @@
+//! A CUDA card, through candle's device.
+
+use candle_core::CudaDevice;
+use candle_core::cuda_backend::WrapErr;
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
+
+use super::device::{Argument, Device, Launch, Number, View};
+use crate::{Error, Result};
+
+/// All kernels, as `build.rs` compiled them.
+const MODULE: (&str, &str) = ("ufg-kernels", include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx")));
+/// Bytes of dynamic shared memory that a kernel gets without asking.
+const UNASKED: usize = 48 * 1024;
+
+/// A card and its stream.
+pub(crate) struct Card(pub(crate) CudaDevice);
+
+impl Device for Card {
+    type Buffer<T: Number> = CudaSlice<T>;
+
+    fn empty<T: Number>(&self, len: usize) -> Result<CudaSlice<T>> {
+        // SAFETY: the numbers are plain, and a kernel writes all of them before anybody reads one.
+        Ok(unsafe { self.0.alloc::<T>(len.max(1)) }?)
+    }
+
+    fn upload<T: Number>(&self, values: &[T]) -> Result<CudaSlice<T>> {
+        match values {
+            [] => self.empty(0),
+            values => Ok(self.0.clone_htod(values)?),
+        }
+    }
+
+    fn download<T: Number>(&self, buffer: &CudaSlice<T>) -> Result<Vec<T>> {
+        Ok(self.0.clone_dtoh(buffer)?)
+    }
+
+    fn view<T: Number>(&self, buffer: &CudaSlice<T>) -> View<T> {
+        let stream = self.0.cuda_stream();
+        // One stream does everything in order, so that the guard need not outlive this line.
+        let (address, _guard) = buffer.device_ptr(&stream);
+        View::new(address, buffer.len())
+    }
+
+    fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()> {
+        if launch.blocks == 0 {
+            return Ok(());
+        }
+        let refused = |reason: String| Error::Device { op: kernel, reason };
+        let function = self.0.get_or_load_custom_func(kernel, MODULE.0, MODULE.1)?;
+        let bytes = launch.shared * size_of::<f64>();
+        if bytes > UNASKED {
+            function
+                .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes as i32)
+                .map_err(|e| refused(format!("the card has no {bytes} bytes of shared memory for a block: {e}")))?;
+        }
+        let blocks = u32::try_from(launch.blocks).map_err(|_| refused(format!("{} blocks", launch.blocks)))?;
+        let config = LaunchConfig {
+            grid_dim: (blocks, 1, 1),
+            block_dim: (launch.threads as u32, 1, 1),
+            shared_mem_bytes: bytes as u32,
+        };
+        let mut builder = function.builder();
+        for argument in arguments {
+            match argument {
+                Argument::Address(address) => builder.arg(address),
+                Argument::Count(count) => builder.arg(count),
+                Argument::Real(real) => builder.arg(real),
+            };
+        }
+        // SAFETY: the arguments are those of the kernel's signature, and the memory that they point to has the sizes that
+        // the kernel expects; the same calls run in the emulator, whose memory is guarded.
+        unsafe { builder.launch(config) }.w()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! What the host's code needs of a device.
+
+use std::marker::PhantomData;
+
+use crate::Result;
+
+#[cfg(feature = "cuda")]
+pub(crate) use cudarc::driver::DeviceRepr as Represented;
+
+/// What cards know as a number: anything where there is none.
+#[cfg(not(feature = "cuda"))]
+pub(crate) trait Represented {}
+
+#[cfg(not(feature = "cuda"))]
+impl<T> Represented for T {}
+
+/// A number that device memory may hold.
+pub(crate) trait Number: Represented + Copy + Default + Send + Sync + Unpin + 'static {}
+
+impl Number for f32 {}
+impl Number for f64 {}
+impl Number for u32 {}
+impl Number for u64 {}
+
+/// A number of a tensor that kernels read and write.
+pub(crate) trait Float: Number {
+    /// How far a symmetric matrix of it may be from symmetric, relative to its largest entry.
+    const ASYMMETRY: f64;
+    /// Share of its terms that a gradient must keep for its digits to be enough.
+    const RESIDUE: f64;
+    /// The name of a kernel in two versions.
+    fn version(single: &'static str, double: &'static str) -> &'static str;
+}
+
+impl Float for f32 {
+    const ASYMMETRY: f64 = 1e-5;
+    const RESIDUE: f64 = 2.3e-8;
+
+    fn version(single: &'static str, _: &'static str) -> &'static str {
+        single
+    }
+}
+
+impl Float for f64 {
+    const ASYMMETRY: f64 = 1e-12;
+    const RESIDUE: f64 = 2.3e-5;
+
+    fn version(_: &'static str, double: &'static str) -> &'static str {
+        double
+    }
+}
+
+/// Numbers in device memory that somebody else owns and keeps while this is used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<T> {
+    address: u64,
+    len: usize,
+    number: PhantomData<T>,
+}
+
+impl<T: Number> View<T> {
+    /// `len` numbers from `address` on.
+    pub(crate) fn new(address: u64, len: usize) -> Self {
+        Self { address, len, number: PhantomData }
+    }
+
+    /// How many.
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+}
+
+/// An argument of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Argument {
+    /// Device memory.
+    Address(u64),
+    /// A size.
+    Count(u32),
+    /// A number.
+    Real(f64),
+}
+
+impl<T> From<View<T>> for Argument {
+    fn from(view: View<T>) -> Self {
+        Self::Address(view.address)
+    }
+}
+
+impl From<usize> for Argument {
+    /// Sizes are those of batches and matrices, far below 2³².
+    fn from(count: usize) -> Self {
+        Self::Count(count as u32)
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(real: f64) -> Self {
+        Self::Real(real)
+    }
+}
+
+/// How many blocks of how many threads, and how many float64 numbers each block shares.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Launch {
+    pub(crate) blocks: usize,
+    pub(crate) threads: usize,
+    pub(crate) shared: usize,
+}
+
+/// Memory and launches.
+pub(crate) trait Device {
+    /// Memory that holds numbers until it is dropped and everything launched before that is done.
+    type Buffer<T: Number>: Send + Sync;
+
+    /// Room for `len` numbers that a kernel is about to write.
+    fn empty<T: Number>(&self, len: usize) -> Result<Self::Buffer<T>>;
+
+    /// A copy of these numbers.
+    fn upload<T: Number>(&self, values: &[T]) -> Result<Self::Buffer<T>>;
+
+    /// A copy of the buffer's numbers; waits for what was launched before.
+    fn download<T: Number>(&self, buffer: &Self::Buffer<T>) -> Result<Vec<T>>;
+
+    /// The buffer's memory.
+    fn view<T: Number>(&self, buffer: &Self::Buffer<T>) -> View<T>;
+
+    /// Starts a kernel with the arguments of its signature, in their order.
+    fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()>;
+}
+
+/// Arguments of a kernel, each converted.
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => {
+        &[$($crate::cuda::device::Argument::from($argument)),*]
+    };
+}
+pub(crate) use arguments;
