@@ -46,6 +46,9 @@ pub(crate) struct RunArguments {
     /// Use no network: what is not in the cache is an error (as with HF_HUB_OFFLINE=1)
     #[arg(long)]
     pub(crate) offline: bool,
+    /// Append what happens to a file, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,6 +12,8 @@ pub(crate) const TRIAL: &[(&str, &str)] = &[
     ("MALLOC_MMAP_THRESHOLD_", "1000000000"),
     ("MALLOC_TRIM_THRESHOLD_", "1000000000"),
     ("MALLOC_TOP_PAD_", "67108864"),
+    // and asks for large pages, where the system grants them on request.
+    ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
     // A record keeps the last words of a child that died; a backtrace would crowd them out.
     ("RUST_BACKTRACE", "0"),
 ];

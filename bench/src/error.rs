@@ -177,7 +177,7 @@ impl ExpectedError {
                                     trials are kept"
                 .into(),
             Self::Locked { .. } => "wait for the other one to end, or give this one another `--out`".into(),
-            Self::Device { .. } => "use `--device cpu`".into(),
+            Self::Device { .. } => "use `--device cpu`, which is always there".into(),
         }
     }
 

@@ -3,8 +3,10 @@
 mod cli;
 mod clock;
 mod commands;
+mod device;
 mod display;
 mod download;
+mod effort;
 mod environment;
 mod error;
 mod files;

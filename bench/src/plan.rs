@@ -122,10 +122,20 @@ impl FoundDatasets {
 
 /// Reads the suite's datasets, without decoding images. One that is `needed` must be readable, or still to be imported.
 pub(crate) fn read_datasets(suite: &Suite, needed: impl Fn(&str) -> bool) -> Result<FoundDatasets, ExpectedError> {
+    read_datasets_with(suite, needed, |_, _| {})
+}
+
+/// As [`read_datasets`]; `look` sees each dataset that is read, before all but its summary is forgotten.
+pub(crate) fn read_datasets_with(
+    suite: &Suite,
+    needed: impl Fn(&str) -> bool,
+    mut look: impl FnMut(&str, &Dataset),
+) -> Result<FoundDatasets, ExpectedError> {
     let mut found = FoundDatasets::default();
     for (name, config) in &suite.datasets {
         match datasets::load(name, config, &suite.base) {
             Ok(dataset) => {
+                look(name, &dataset);
                 found.ready.insert(name.clone(), DatasetSummary::from(&dataset));
             }
             Err(source @ (DatasetError::NotImported { .. } | DatasetError::NoDataDirectory { .. })) if needed(name) => {

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::{Place, Said};
@@ -46,6 +47,28 @@ fn files(folder: &Path) -> Vec<(String, PathBuf)> {
     out
 }
 
+/// The reports show the mean of the five stages under its name, and count it once in the mean over datasets.
+fn soyageing_is_the_mean_of_its_stages(place: &Place, results: &[BTreeMap<String, String>]) {
+    let top1 = |row: &BTreeMap<String, String>, column: &str| row[column].parse::<f64>().unwrap();
+    let of = |is_stage: bool| -> Vec<f64> {
+        let rows = results.iter().filter(|row| row["dataset"].starts_with("soyageing-") == is_stage);
+        rows.map(|row| top1(row, "top1")).collect()
+    };
+    let (stages, others) = (of(true), of(false));
+    assert_eq!((stages.len(), others.len()), (5, 4));
+    let soyageing = stages.iter().sum::<f64>() / 5.0;
+    let all = (others.iter().sum::<f64>() + soyageing) / 5.0;
+    let summary: Vec<BTreeMap<String, String>> =
+        csv::Reader::from_path(place.path("run/summary.csv")).unwrap().deserialize().map(Result::unwrap).collect();
+    for (name, expected) in [("soyageing (mean of 5 stages)", soyageing), ("(mean over datasets)", all)] {
+        let row = summary.iter().find(|row| row["dataset"] == name).unwrap_or_else(|| panic!("no row {name}"));
+        assert!((top1(row, "top1_mean") - expected).abs() < 1e-12, "{name}: {row:?}, not {expected}");
+        assert_eq!(row["n"], "1");
+    }
+    let report = std::fs::read_to_string(place.path("run/report.md")).unwrap();
+    assert!(report.contains(" soyageing (mean of 5 stages) |"), "{report}");
+}
+
 #[test]
 fn stand_ins_of_the_whole_benchmark_come_from_the_hub_and_run() {
     let place = Place::with_suite(&small_full());
@@ -87,11 +110,19 @@ fn stand_ins_of_the_whole_benchmark_come_from_the_hub_and_run() {
 
     // Offline from here on.
     let requests = server.seen().len();
+    let plan = bench(&["plan", "--suite", "tiny.toml", "--out", "run"], 0).stdout;
+    assert_eq!(plan.matches("  decoded images: about ").count(), 9, "{plan}");
     bench(&["--suite", "tiny.toml", "--offline", "--out", "run"], 0);
     let results = place.results("run");
     let datasets: Vec<&str> = results.iter().map(|row| row["dataset"].as_str()).collect();
     assert_eq!(datasets, IDS);
     assert!(results.iter().all(|row| row["status"] == "done"));
+    soyageing_is_the_mean_of_its_stages(&place, &results);
+    // A part of the stages makes no mean.
+    bench(&["--suite", "tiny.toml", "--offline", "--out", "part", "--only", "dataset=soyageing-r[13]"], 4);
+    bench(&["--suite", "tiny.toml", "--offline", "--out", "part", "--only", "dataset=soyageing-r1|soyageing-r3"], 0);
+    let report = std::fs::read_to_string(place.path("part/report.md")).unwrap();
+    assert!(report.contains(" 2 of 5 stages |"), "{report}");
     // The cache of the Hub is not needed any more; another data directory is filled from it.
     std::fs::remove_dir_all(place.path("data")).unwrap();
     bench(&["fetch", "--suite", "tiny.toml", "--offline"], 0);

@@ -95,6 +95,42 @@ fn what_is_no_subset_is_refused_and_nothing_is_kept() {
     assert_eq!(count(place.dir.path()), 1, "only the suite file is there");
 }
 
+#[test]
+fn an_import_tells_how_far_it_is_in_a_few_lines_and_in_json() {
+    let place = Place::with_suite(&suite(1, ONE_METHOD, STAND_IN));
+    bench(&place, &["export", "--out", "out", "--dataset", "soylocal", "--format", "archive", "--no-val"], 0);
+    let arguments = ["import", "out/archives/SoyLocal.zip", "--data", "data", "--stand-in", "--events", "events"];
+    let said = bench(&place, &arguments, 0);
+    let lines: Vec<&str> = said.stderr.lines().filter(|line| line.contains("verified")).collect();
+    assert!(matches!(lines[..], [line] if line.starts_with("  soylocal: 1200 images verified in ")), "{}", said.stderr);
+    let events = || -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(place.path("events")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let told = events();
+    assert!(told.iter().all(|event| event["dataset"] == "soylocal"));
+    let of = |kind: &str| told.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
+    let length = std::fs::metadata(place.path("out/archives/SoyLocal.zip")).unwrap().len();
+    let (hashing, verifying) = (of("hashing"), of("verifying"));
+    for (kind, done, total) in [(&hashing, "done_bytes", "total_bytes"), (&verifying, "done", "total")] {
+        let (first, last) = (kind[0], kind[kind.len() - 1]);
+        assert!(first[done] == 0 && last[done] == last[total], "{kind:?}");
+        assert!(kind.is_sorted_by_key(|event| event[done].as_u64().unwrap()) && kind.len() < 100, "{kind:?}");
+    }
+    assert_eq!((hashing[0]["total_bytes"].as_u64(), verifying[0]["total"].as_u64()), (Some(length), Some(1200)));
+    let pack = kept(&place).into_iter().find(|name| name.ends_with(".pack")).unwrap();
+    let pack = std::fs::metadata(place.path("data/stand-ins/soylocal").join(pack)).unwrap().len();
+    assert_eq!(verifying[verifying.len() - 1]["bytes"].as_u64(), Some(pack), "no image is there twice");
+    let last = &told[told.len() - 1];
+    assert!(last["event"] == "imported" && last["new"] == true, "{last}");
+    // Another import goes on in the same file.
+    bench(&place, &["import", "out/archives/SoyLocal.zip", "--data", "data", "--events", "events"], 3);
+    let more = events();
+    assert_eq!((more[..told.len()] == told, more[more.len() - 1]["event"].as_str()), (true, Some("refused")));
+    let said = bench(&place, &["import", "out", "--events", "no/such/folder"], 3);
+    said.stderr_has(&["cannot write no/such/folder", "hint: "]);
+}
+
 /// Names of the files of an import.
 fn kept(place: &Place) -> Vec<String> {
     let folder = place.path("data/stand-ins/soylocal");

@@ -73,7 +73,17 @@ fn unknown_suites_and_arguments_are_exit_2_and_say_what_there_is() {
     place.run("run", &["--only", "methd=ce"], 2).stderr_has(&["`methd`", "method, dataset"]);
     place.run("run", &["--device", "gpu"], 2).stderr_has(&["unknown device `gpu`", "cuda:N"]);
     place.run("run", &["--jobs", "0"], 2);
-    place.run("run", &["--device", "cuda:0"], 3).stderr_has(&["cuda:0", "--device cpu"]);
+    place.run("run", &["--device", "cuda:99"], 3).stderr_has(&["cuda:99", "--device cpu"]);
+}
+
+#[test]
+fn a_long_grid_is_not_begun_on_a_cpu_without_being_asked_for() {
+    let datasets =
+        "[datasets.soy]\ngenerated = { classes = 3, train_per_class = 3, test_per_class = 1, size = 40, seed = 2 }\n";
+    let place = Place::with_suite(&suite(100_000, THREE_METHODS, datasets));
+    let said = place.run("run", &[], 2);
+    said.stderr_has(&["estimate: 3 trials", "million image passes", "hours", "hint: `--device cpu`"]);
+    assert!(!place.path("run/results.csv").exists());
 }
 
 #[test]

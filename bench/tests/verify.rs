@@ -106,7 +106,7 @@ fn files_that_cannot_be_used_are_exit_3_with_name_and_hint() {
         said.stderr_has(&wanted);
         assert_eq!(said.stdout, "", "no half table");
     }
-    verify(&place, &["--device", "cuda:0"], 3).stderr_has(&["device `cuda:0`", "hint: use `--device cpu`"]);
+    verify(&place, &["--device", "cuda:99"], 3).stderr_has(&["device `cuda:99`", "hint: use `--device cpu`"]);
     verify(&place, &["--device", "tpu"], 2).stderr_has(&["unknown device `tpu`"]);
     verify(&place, &["--dtype", "f16"], 2).stderr_has(&["f16"]);
 }

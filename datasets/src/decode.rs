@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
 use crate::error::DatasetError;
 use crate::model::Item;
@@ -57,7 +57,16 @@ pub fn decode(item: &Item) -> Result<Rgb, DatasetError> {
 /// As [`decode`], and [`DatasetError::Image`] if so narrow an image would need more than [`MAX_ALLOCATION`] bytes at
 /// that size.
 pub fn decode_working(item: &Item, working: Resize) -> Result<Rgb, DatasetError> {
-    let image = decode(item)?;
+    bring_to_size(decode(item)?, item, working)
+}
+
+/// As [`decode_working`], of bytes that were read before.
+pub(crate) fn decode_working_bytes(item: &Item, bytes: Vec<u8>, working: Resize) -> Result<Rgb, DatasetError> {
+    let bytes = item.unchanged(bytes)?;
+    bring_to_size(decode_bytes(&bytes, &item.place)?, item, working)
+}
+
+fn bring_to_size(image: Rgb, item: &Item, working: Resize) -> Result<Rgb, DatasetError> {
     let (width, height) = working.target(image.width, image.height);
     if width as u64 * height as u64 * 3 > MAX_ALLOCATION {
         let (from, to) = ((image.width, image.height), (width, height));
@@ -106,12 +115,12 @@ pub fn decode_bytes(bytes: &[u8], place: &str) -> Result<Rgb, DatasetError> {
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_ALLOCATION);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|e| error(e.to_string()))?;
+    let decoder = reader.into_decoder().map_err(|e| error(refusal(&e)))?;
     if decoder.total_bytes() > MAX_ALLOCATION {
         let (width, height) = decoder.dimensions();
         return Err(error(format!("{width}×{height} pixels are more than the limit of {MAX_ALLOCATION} bytes")));
     }
-    let image = DynamicImage::from_decoder(decoder).map_err(|e| error(e.to_string()))?;
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| error(refusal(&e)))?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     if width == 0 || height == 0 {
         return Err(error(format!("the image is {width}×{height} pixels")));
@@ -120,6 +129,14 @@ pub fn decode_bytes(bytes: &[u8], place: &str) -> Result<Rgb, DatasetError> {
         return Err(error("its levels are floating-point numbers, whose range nobody knows".into()));
     };
     Ok(Rgb { width, height, data })
+}
+
+/// What the decoder says, and the limits where it is they that refuse.
+fn refusal(error: &ImageError) -> String {
+    if matches!(error, ImageError::Limits(_)) {
+        return format!("{error}; the limits are {MAX_SIDE} pixels a side and {MAX_ALLOCATION} bytes");
+    }
+    error.to_string()
 }
 
 /// True for a PNG whose header says grey without alpha. If it names a transparent level the decoder makes it grey with
@@ -186,6 +203,14 @@ mod tests {
             let error = decode_bytes(&bytes[..cut], "leaf.jpg").unwrap_err().to_string();
             assert!(error.contains("leaf.jpg"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_side_beyond_the_limit_is_refused_with_the_limit() {
+        let mut bytes = Cursor::new(Vec::new());
+        image::GrayImage::new(MAX_SIDE + 1, 1).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        let error = decode_bytes(&bytes.into_inner(), "leaf.png").unwrap_err().to_string();
+        assert!(error.starts_with("leaf.png: ") && error.contains("the limits are 20000 pixels a side"), "{error}");
     }
 
     #[test]

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use rayon::prelude::*;
-
 use crate::cache::{CacheEvent, CacheFile};
-use crate::decode::{Rgb, RgbRef, decode_working};
+use crate::decode::{Rgb, RgbRef};
 use crate::error::DatasetError;
+use crate::in_order::decode_in_order;
 use crate::model::Item;
 use crate::resize::Resize;
 
@@ -28,11 +27,23 @@ impl DecodedSet {
     /// Decodes and resizes all items into memory, in parallel on rayon's current pool.
     ///
     /// # Errors
-    /// That of the first (lowest index) item that cannot be decoded, whatever the number of threads.
+    /// That of the first item that cannot be decoded, whatever the number of threads: the first in the order of the
+    /// file for images of a parquet file, else the one with the lowest index.
     pub fn new(items: &[Item], working: Resize) -> Result<Self, DatasetError> {
-        let results: Vec<Result<Rgb, DatasetError>> =
-            items.par_iter().map(|item| decode_working(item, working)).collect();
-        let images = results.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut images: Vec<Option<Rgb>> = vec![None; items.len()];
+        decode_in_order(
+            items,
+            (0..items.len()).collect(),
+            working,
+            usize::MAX,
+            |image| image,
+            |decoded| {
+                decoded.into_iter().for_each(|(index, image)| images[index] = Some(image));
+                Ok(())
+            },
+        )?;
+        // Every index was among those to be decoded.
+        let images = images.into_iter().flatten().collect();
         Ok(Self { store: Store::Memory(images), labels: labels(items) })
     }
 

@@ -120,7 +120,7 @@ pub enum DatasetError {
         found: Vec<String>,
     },
     /// A split without images.
-    #[error("dataset `{name}` has no {split} images")]
+    #[error("dataset `{name}`: it has no {split} images")]
     EmptySplit {
         /// The dataset.
         name: String,
@@ -128,7 +128,7 @@ pub enum DatasetError {
         split: Split,
     },
     /// Fewer than two classes.
-    #[error("dataset `{name}` has only the class `{class}`")]
+    #[error("dataset `{name}`: it has only the class `{class}`")]
     OneClass {
         /// The dataset.
         name: String,
@@ -323,7 +323,7 @@ impl DatasetError {
             Self::EmptySplit { .. } => "a dataset needs train images to learn from and test images to be judged on",
             Self::OneClass { .. } => "a dataset needs at least two classes",
             Self::UntrainedClass { .. } => "give the class train images, or leave its test images out",
-            Self::Entry { .. } => "get the file again from its source; nothing was imported",
+            Self::Entry { .. } => "correct it, or get it again from its source; nothing was imported",
             Self::Unrecognised { hint, .. } => hint,
             Self::Counts { .. } => {
                 "only the whole, unchanged subset is imported under its id; use `parquet`, `folder` or `anno` for data of \

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::error::DatasetError;
+use crate::source::ParquetImages;
 
 /// The two parts of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +47,13 @@ pub enum ImageSource {
         /// How many there are.
         length: u64,
     },
+    /// A row of a parquet file.
+    Row {
+        /// The file.
+        images: Arc<ParquetImages>,
+        /// The row, from 0.
+        row: usize,
+    },
 }
 
 /// One image of a dataset.
@@ -65,19 +73,26 @@ impl Item {
     /// The encoded bytes, read now if they lie in a file.
     ///
     /// # Errors
-    /// [`DatasetError::Read`], and [`DatasetError::Changed`] if the file's content is not what was loaded.
+    /// [`DatasetError::Read`] or [`DatasetError::Parquet`], and [`DatasetError::Changed`] if the file's content is not
+    /// what was loaded.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>, DatasetError> {
         let (path, read) = match &self.image {
             ImageSource::Bytes(bytes) => return Ok(Cow::Borrowed(bytes)),
             ImageSource::Path(path) => (path.as_path(), std::fs::read(path)),
             ImageSource::Slice { path, offset, length } => (path.as_ref(), read_slice(path, *offset, *length)),
+            ImageSource::Row { images, row } => return self.unchanged(images.read(*row)?).map(Cow::Owned),
         };
         let bytes = read.map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
+        self.unchanged(bytes).map(Cow::Owned)
+    }
+
+    /// The bytes, if they are those that were loaded.
+    pub(crate) fn unchanged(&self, bytes: Vec<u8>) -> Result<Vec<u8>, DatasetError> {
         let found = sha256_hex(&bytes);
-        if found != self.sha256 {
-            return Err(DatasetError::Changed { place: self.place.clone(), expected: self.sha256.clone(), found });
+        if found == self.sha256 {
+            return Ok(bytes);
         }
-        Ok(Cow::Owned(bytes))
+        Err(DatasetError::Changed { place: self.place.clone(), expected: self.sha256.clone(), found })
     }
 }
 
@@ -141,6 +156,7 @@ impl Found {
             return Err(DatasetError::OneClass { name: name.to_owned(), class: class.clone() });
         }
         self.check_classes(name)?;
+        self.notices.extend(similar_names(&self.classes));
         self.notice_repeats();
         for items in [&mut self.train, &mut self.test] {
             items.sort_by(|a, b| (a.label, &a.sha256).cmp(&(b.label, &b.sha256)));
@@ -238,6 +254,27 @@ fn digest(classes: &[String], train: &[Item], test: &[Item]) -> String {
     hex(&hash.finalize())
 }
 
+/// Says so where class names differ in case, in spaces around them or in leading zeros alone: most likely one class.
+fn similar_names(classes: &[String]) -> Option<String> {
+    let mut first: HashMap<String, &String> = HashMap::new();
+    let mut pairs = Vec::new();
+    for class in classes {
+        let plain = class.trim().to_lowercase();
+        let plain = plain.parse::<i128>().map_or(plain, |number| number.to_string());
+        if let Some(known) = first.get(&plain) {
+            pairs.push((*known, class));
+        } else {
+            first.insert(plain, class);
+        }
+    }
+    let (one, other) = pairs.first()?;
+    Some(format!(
+        "{} class names differ from another one in case, spaces or zeros alone, and are classes of their own: `{other}` \
+         beside `{one}`",
+        pairs.len()
+    ))
+}
+
 /// Class ids by name: numeric order if every name is a whole number, else lexicographic (by bytes).
 pub(crate) fn sort_classes(mut names: Vec<String>) -> Vec<String> {
     names.sort();
@@ -322,16 +359,29 @@ mod tests {
     }
 
     #[test]
+    fn class_names_that_hardly_differ_are_noticed() {
+        let similar = |names: &[&str]| similar_names(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        assert_eq!(similar(&["oak", "elm", "oaks", "1", "10", "Ä", "a"]), None);
+        for (one, other) in [("Oak", "oak"), ("oak", "oak "), ("ÄHRE", "ähre"), ("1", "01")] {
+            let end = format!("of their own: `{other}` beside `{one}`");
+            let notice = similar(&["elm", one, "ash", other]).unwrap();
+            assert!(notice.starts_with("1 class names differ") && notice.ends_with(&end), "{notice}");
+        }
+        let two = similar(&["A", "B", "a", "b"]).unwrap();
+        assert!(two.starts_with("2 class names"), "{two}");
+    }
+
+    #[test]
     fn what_cannot_be_learned_is_refused() {
         let message = |f: Found| f.finish("n").unwrap_err().to_string();
-        assert_eq!(message(found(vec![], vec![item("x", 0, "")])), "dataset `n` has no train images");
-        assert_eq!(message(found(vec![item("x", 0, "")], vec![])), "dataset `n` has no test images");
+        assert_eq!(message(found(vec![], vec![item("x", 0, "")])), "dataset `n`: it has no train images");
+        assert_eq!(message(found(vec![item("x", 0, "")], vec![])), "dataset `n`: it has no test images");
         assert_eq!(
             message(found(vec![item("x", 0, "")], vec![item("y", 1, "row 9")])),
             "dataset `n`: class `b` has test images (row 9) but no train images"
         );
         let one = Found { classes: vec!["a".into()], ..found(vec![item("x", 0, "")], vec![item("y", 0, "")]) };
-        assert_eq!(message(one), "dataset `n` has only the class `a`");
+        assert_eq!(message(one), "dataset `n`: it has only the class `a`");
     }
 
     #[test]

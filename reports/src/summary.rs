@@ -5,13 +5,14 @@ use records::Record;
 use crate::error::ReportError;
 use crate::results::{field, to_csv};
 use crate::stats::{Interval, mean, sample_std, t_interval, wilson_interval};
-use crate::table::{CellRows, Layout, Metric, ScoreTable, Setting};
+use crate::table::{CellRows, Group, Layout, Metric, ScoreTable, Setting};
 
 /// What stands in the `dataset` column of a mean over all datasets; its `cell` is empty.
 pub const MEAN_OVER_DATASETS: &str = "(mean over datasets)";
 
-/// A row per cell in the order of the layout, then a row per method and backbone with the means over all datasets if
-/// there is more than one.
+/// A row per cell in the order of the layout, then a row per group, method and backbone with the means over the group's
+/// members ([`crate::Group::label`] in the column `dataset`), then a row per method and backbone with the means over all
+/// datasets if there is more than one; there a whole group counts as one dataset.
 ///
 /// Columns: `method,dataset,backbone,cell,n,trials,failed`, where `n` counts the done trials, `trials` those with a
 /// record, and `failed` those neither done nor skipped; then for each score `<name>_mean,<name>_std` (sample standard
@@ -20,7 +21,8 @@ pub const MEAN_OVER_DATASETS: &str = "(mean over datasets)";
 /// 95 % interval over its test images (`wilson over images`). They answer different questions: the first how much
 /// another set of seeds would move the mean, the second how much another set of test images would move this one model.
 ///
-/// In a mean over datasets `n` counts the seeds done on every dataset, and all its numbers are over those seeds alone.
+/// In a mean over datasets or members `n` counts the seeds done on every one of them, and all its numbers are over those
+/// seeds alone; without any the numbers are empty.
 ///
 /// # Errors
 /// See [`ScoreTable::new`]; also [`ReportError::TwoCells`].
@@ -29,6 +31,11 @@ pub fn summary_csv(records: &[Record], layout: &Layout) -> Result<String, Report
     table.check_names()?;
     let mut rows = vec![header()];
     rows.extend(table.cells.iter().map(cell_row));
+    for group in &layout.groups {
+        for method in &table.methods {
+            rows.extend(table.backbones.iter().filter_map(|backbone| group_row(&table, group, method, backbone)));
+        }
+    }
     if table.datasets.len() > 1 {
         for method in &table.methods {
             rows.extend(table.backbones.iter().filter_map(|backbone| mean_row(&table, method, backbone)));
@@ -65,12 +72,25 @@ fn mean_row(table: &ScoreTable<'_>, method: &str, backbone: &str) -> Option<Vec<
     if cells.is_empty() {
         return None;
     }
-    let n = table.means_over_datasets(method, backbone, Metric::Top1).len();
-    let trials = cells.iter().map(|c| c.rows.len()).sum();
-    let failed = cells.iter().map(|c| c.failed()).sum();
     let setting = Setting { method, dataset: MEAN_OVER_DATASETS, backbone };
-    let values = |metric| table.means_over_datasets(method, backbone, metric);
-    Some(numbers(setting, "", [n, trials, failed], None, values))
+    Some(mean_numbers(setting, &cells, |metric| table.means_over_datasets(method, backbone, metric)))
+}
+
+/// None if there is no record of the method with the backbone on any member.
+fn group_row(table: &ScoreTable<'_>, group: &Group, method: &str, backbone: &str) -> Option<Vec<String>> {
+    let cells = table.members(group, method, backbone);
+    if cells.is_empty() {
+        return None;
+    }
+    let label = group.label();
+    let setting = Setting { method, dataset: &label, backbone };
+    Some(mean_numbers(setting, &cells, |metric| table.group_means(group, method, backbone, metric)))
+}
+
+fn mean_numbers(setting: Setting<'_>, cells: &[&CellRows<'_>], values: impl Fn(Metric) -> Vec<f64>) -> Vec<String> {
+    let trials = cells.iter().map(|cell| cell.rows.len()).sum();
+    let failed = cells.iter().map(|cell| cell.failed()).sum();
+    numbers(setting, "", [values(Metric::Top1).len(), trials, failed], None, values)
 }
 
 fn numbers(

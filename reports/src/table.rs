@@ -19,6 +19,33 @@ pub struct Layout {
     pub backbones: Vec<String>,
     /// Seeds.
     pub seeds: Vec<u64>,
+    /// Datasets that are reported as one, by the mean over them.
+    pub groups: Vec<Group>,
+}
+
+/// Datasets whose mean has a name: the stages of SoyAgeing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Name of the mean, such as `soyageing`.
+    pub name: String,
+    /// What a member is called, in the plural: `stages`.
+    pub noun: String,
+    /// The members that there are among the datasets.
+    pub members: Vec<String>,
+    /// How many members the mean is over. Where the datasets hold fewer, there is no mean.
+    pub size: usize,
+}
+
+impl Group {
+    /// How tables call the mean: `soyageing (mean of 5 stages)`.
+    pub fn label(&self) -> String {
+        format!("{} (mean of {} {})", self.name, self.size, self.noun)
+    }
+
+    /// True if all members are among the datasets.
+    pub fn is_whole(&self) -> bool {
+        self.members.len() == self.size
+    }
 }
 
 /// The scores that tables show.
@@ -190,20 +217,50 @@ impl<'a> ScoreTable<'a> {
     }
 
     /// For each seed that is done on every dataset, by rising seed: the mean of a score over the datasets. Only such
-    /// seeds, so that all means are over the same datasets.
+    /// seeds, so that all means are over the same datasets. A group that is whole counts as one dataset, whose score is
+    /// the mean over its members.
     pub fn means_over_datasets(&self, method: &str, backbone: &str, metric: Metric) -> Vec<f64> {
-        let per_dataset: Vec<BTreeMap<u64, f64>> = self
-            .datasets
-            .iter()
-            .map(|dataset| {
-                let cell = self.cell(Setting { method, dataset, backbone });
-                let done = cell.into_iter().flat_map(CellRows::done);
-                done.filter_map(|(r, s)| metric.of(s).map(|value| (r.seed, value))).collect()
-            })
-            .collect();
-        let Some((first, others)) = per_dataset.split_first() else { return vec![] };
-        let complete = first.keys().filter(|seed| others.iter().all(|o| o.contains_key(seed)));
-        complete.map(|seed| per_dataset.iter().map(|d| d[seed]).sum::<f64>() / per_dataset.len() as f64).collect()
+        let whole = || self.layout.groups.iter().filter(|group| group.is_whole());
+        let grouped = |dataset: &str| whole().any(|group| group.members.iter().any(|member| member == dataset));
+        let alone = self.datasets.iter().filter(|dataset| !grouped(dataset));
+        let mut each: Vec<BTreeMap<u64, f64>> =
+            alone.map(|dataset| self.by_seed(Setting { method, dataset, backbone }, metric)).collect();
+        each.extend(whole().map(|group| self.group_by_seed(group, method, backbone, metric)));
+        mean_by_seed(&each).into_values().collect()
+    }
+
+    /// For each seed that is done on every member of a group, by rising seed: the mean of a score over the members. None
+    /// at all if the group is not whole.
+    pub fn group_means(&self, group: &Group, method: &str, backbone: &str, metric: Metric) -> Vec<f64> {
+        self.group_by_seed(group, method, backbone, metric).into_values().collect()
+    }
+
+    /// The most members of a group that are done for one and the same seed.
+    pub fn members_done(&self, group: &Group, method: &str, backbone: &str) -> usize {
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        for cell in self.members(group, method, backbone) {
+            cell.done().for_each(|(record, _)| *counts.entry(record.seed).or_default() += 1);
+        }
+        counts.into_values().max().unwrap_or(0)
+    }
+
+    /// The cells of a group's members of which there is a record.
+    pub(crate) fn members(&self, group: &Group, method: &str, backbone: &str) -> Vec<&CellRows<'a>> {
+        group.members.iter().filter_map(|dataset| self.cell(Setting { method, dataset, backbone })).collect()
+    }
+
+    fn group_by_seed(&self, group: &Group, method: &str, backbone: &str, metric: Metric) -> BTreeMap<u64, f64> {
+        if !group.is_whole() {
+            return BTreeMap::new();
+        }
+        let of = |dataset: &String| self.by_seed(Setting { method, dataset, backbone }, metric);
+        mean_by_seed(&group.members.iter().map(of).collect::<Vec<_>>())
+    }
+
+    /// A score of a cell's done trials that have it, by seed.
+    fn by_seed(&self, setting: Setting<'_>, metric: Metric) -> BTreeMap<u64, f64> {
+        let done = self.cell(setting).into_iter().flat_map(CellRows::done);
+        done.filter_map(|(record, scores)| Some((record.seed, metric.of(scores)?))).collect()
     }
 
     /// Trials of the layout without any record, in order.
@@ -224,6 +281,13 @@ impl<'a> ScoreTable<'a> {
         }
         missing
     }
+}
+
+/// The mean over all maps for each seed that all of them have.
+fn mean_by_seed(each: &[BTreeMap<u64, f64>]) -> BTreeMap<u64, f64> {
+    let Some((first, others)) = each.split_first() else { return BTreeMap::new() };
+    let complete = first.keys().filter(|seed| others.iter().all(|other| other.contains_key(seed)));
+    complete.map(|seed| (*seed, each.iter().map(|one| one[seed]).sum::<f64>() / each.len() as f64)).collect()
 }
 
 fn latest_attempts(records: &[Record]) -> Result<BTreeMap<&str, &Record>, ReportError> {

@@ -74,7 +74,7 @@ fn fetch_datasets(suite: &Suite, selection: &Selection, offline: bool) -> Result
             for fetched in downloader.fetch(&[file])? {
                 let one = Import::parquet(subset, &fetched.path);
                 let options = ImportOptions { data: &data, stand_in: config.stand_in, replace: false };
-                import::show(&import::import_one(&one, options)?);
+                import::show(&import::import_one(&one, options, None)?);
             }
         }
     }

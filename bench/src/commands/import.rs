@@ -7,6 +7,8 @@ use datasets::{Import, ImportOptions, Imported, UfgId};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::print;
+use crate::display::events::EventLog;
+use crate::display::imports::Imports;
 use crate::environment;
 use crate::error::{ExpectedError, exit};
 use crate::talk::tell;
@@ -28,18 +30,22 @@ pub(crate) struct ImportArguments {
     /// Take the place of an earlier import of other images
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Append what happens to a file, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
 }
 
 /// Imports everything that the path holds.
 pub(crate) fn import(arguments: &ImportArguments) -> Result<i32, ExpectedError> {
     let data = data_directory(arguments.data.as_deref())?;
+    let mut events = arguments.events.as_deref().map(EventLog::open).transpose()?;
     let (imports, skipped) = datasets::find_imports(&arguments.path, arguments.dataset)?;
     for name in skipped {
         tell(&format!("note: `{name}` is left alone"));
     }
     let options = ImportOptions { data: &data, stand_in: arguments.stand_in, replace: arguments.replace };
     for one in &imports {
-        show(&import_one(one, options)?);
+        show(&import_one(one, options, events.as_mut())?);
     }
     Ok(exit::DONE)
 }
@@ -53,15 +59,15 @@ pub(crate) fn data_directory(asked: Option<&Path>) -> Result<PathBuf, ExpectedEr
     })
 }
 
-/// Imports one subset with a bar of its progress.
-pub(crate) fn import_one(import: &Import, options: ImportOptions<'_>) -> Result<Imported, ExpectedError> {
-    tell(&format!("importing {} from {}", import.subset, import.path.display()));
-    let bar = bar(import.subset.id());
-    let imported = datasets::import(import, options, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
+/// Imports one subset and shows how far it is.
+pub(crate) fn import_one(
+    import: &Import,
+    options: ImportOptions<'_>,
+    events: Option<&mut EventLog>,
+) -> Result<Imported, ExpectedError> {
+    let mut shown = Imports::new(import.subset.id(), &import.path.display().to_string(), events);
+    let imported = datasets::import(import, options, &mut |event| shown.event(&event));
+    shown.finish(&imported);
     Ok(imported?)
 }
 

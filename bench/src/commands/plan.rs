@@ -1,8 +1,10 @@
 //! `bench plan --suite S`: cells and trials, what is outstanding, and what has to be fetched. Runs nothing, fetches
 //! nothing, writes nothing.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use datasets::Resize;
 use hub::{HubFile, Pins};
 use indexmap::IndexMap;
 use indicatif::HumanBytes;
@@ -12,6 +14,7 @@ use super::print;
 use super::run::run_directory;
 use crate::error::{ExpectedError, exit};
 use crate::plan::{self, State};
+use crate::run::cache::Need;
 use crate::select::Selection;
 use crate::suite::Suite;
 use crate::weights::{self, Found};
@@ -20,15 +23,28 @@ use crate::weights::{self, Found};
 pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result<i32, ExpectedError> {
     let suite = Suite::load(suite)?;
     let selection = Selection::parse(only)?;
-    let found = plan::read_datasets(&suite, |name| selection.may_select_dataset(name))?;
+    let directory = run_directory(&suite, out);
     let backbones = weights::find(&suite, |name| selection.may_select(&[("backbone", name)]))?;
+    let mut workings: Vec<Resize> = Vec::new();
+    for working in backbones.ready.values().map(|ready| ready.protocol.working()) {
+        if !workings.contains(&working) {
+            workings.push(working);
+        }
+    }
+    let cache = directory.image_cache();
+    let mut needs: BTreeMap<String, Need> = BTreeMap::new();
+    let needed = |name: &str| selection.may_select_dataset(name);
+    let found = plan::read_datasets_with(&suite, needed, |name, dataset| {
+        if needed(name) {
+            needs.insert(name.to_owned(), Need::of(dataset, &workings, &cache));
+        }
+    })?;
     let plan = plan::plan(&suite, found.ready, &backbones.ready);
     let waiting = waiting(&suite, &plan, &backbones.missing, &selection);
     let selected = match selection.apply(&plan.trials) {
         Err(ExpectedError::NothingSelected { .. }) if waiting > 0 => Vec::new(),
         selected => selected?,
     };
-    let directory = run_directory(&suite, out);
     let records = if directory.journal().exists() { journal::read(&directory.journal())? } else { Records::default() };
     let latest = records.latest();
     let mut text = format!("{}: {}\n\n", suite.name, suite.description);
@@ -40,6 +56,8 @@ pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result
             data.test,
             &data.digest[..10.min(data.digest.len())]
         );
+        let decoded = needs.get(name).map(Need::text).filter(|decoded| !decoded.is_empty());
+        decoded.iter().for_each(|decoded| text += &format!("  decoded images: {decoded}\n"));
         data.notices.iter().for_each(|notice| text += &format!("  note: {notice}\n"));
     }
     for (name, why) in &found.missing {
@@ -71,6 +89,7 @@ pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result
     text += &format!("\n{cells} cells, {} trials, {outstanding} outstanding", selected.len());
     text += &estimate(&latest, &selected, outstanding);
     text.push('\n');
+    text += &decoded_images(needs.values(), &cache);
     if waiting > 0 {
         text += &format!(
             "{waiting} more trials wait for what is to be fetched; they have ids after `bench fetch --suite {}`\n",
@@ -79,6 +98,13 @@ pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result
     }
     print(&text);
     Ok(exit::DONE)
+}
+
+/// A line about the decoded images of all datasets: how large they are, and where they lie.
+fn decoded_images<'a>(needs: impl Iterator<Item = &'a Need>, cache: &Path) -> String {
+    let total = needs.fold(Need::default(), Need::and);
+    let text = total.text();
+    if text.is_empty() { text } else { format!("decoded images, in {}: {text}\n", cache.display()) }
 }
 
 /// Trials that are selected and have no id yet, because the images or weights that enter it are not there.

@@ -7,7 +7,9 @@ use records::{Journal, Record};
 
 use super::print;
 use crate::cli::RunArguments;
+use crate::device::Place;
 use crate::display::Display;
+use crate::display::events::EventLog;
 use crate::error::{ExpectedError, exit};
 use crate::plan::{self, Plan};
 use crate::run::child::{self, ChildExecutor};
@@ -17,7 +19,7 @@ use crate::run::{Job, Runner, Tally, interrupt};
 use crate::select::Selection;
 use crate::suite::Suite;
 use crate::talk::tell;
-use crate::{environment, host, weights};
+use crate::{device, effort, environment, host, weights};
 
 /// Runs a suite.
 pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
@@ -27,7 +29,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
             .into(),
     })?;
     let suite = Suite::load(name)?;
-    let device = device(&arguments.device)?;
+    let chosen = device::choose(&arguments.device)?;
+    chosen.note.iter().for_each(|note| tell(&format!("note: {note}")));
+    let device = chosen.place.for_training()?.to_string();
     let selection = Selection::parse(&arguments.only)?;
     if let Some(out) = arguments.out.as_ref().filter(|out| out.to_str().is_none()) {
         return Err(ExpectedError::Usage {
@@ -51,13 +55,17 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     selection.idle_patterns(&plan.trials).iter().for_each(|p| tell(&format!("note: `--only`: `{p}` matches nothing")));
     tell_notices(&plan, &records);
     let jobs = outstanding(&selected, &records);
+    if arguments.device == "auto" && chosen.place == Place::Cpu {
+        effort::ask(name, &jobs, &plan)?;
+    }
     let threads = (environment::threads().unwrap_or_else(host::cores) / usize::from(arguments.jobs)).max(1);
     listen()?;
     let mut tally = Tally::default();
     if jobs.is_empty() {
         tell(&format!("all {} selected trials are finished; nothing to run", selected.len()));
     } else {
-        let mut display = Display::new(selected.len(), selected.len() - jobs.len());
+        let events = arguments.events.as_deref().map(EventLog::open).transpose()?;
+        let mut display = Display::new(selected.len(), selected.len() - jobs.len(), events);
         let executor =
             ChildExecutor { run: directory.clone(), executable: executable()?, threads, device: device.clone() };
         let provenance = host::provenance(&device, threads);
@@ -78,20 +86,6 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     }
     report::rebuild(&directory, &plan_file, &records, Predictions::Checked)?;
     conclude(&directory, &plan_file, &selected, &records, tally)
-}
-
-/// The device that is asked for. This build computes on the CPU alone.
-pub(crate) fn device(asked: &str) -> Result<String, ExpectedError> {
-    match asked {
-        "auto" | "cpu" => Ok("cpu".into()),
-        cuda if cuda == "cuda" || cuda.strip_prefix("cuda:").is_some_and(|n| n.parse::<u16>().is_ok()) => {
-            Err(ExpectedError::Device { device: asked.into(), reason: "this version computes on the CPU alone".into() })
-        }
-        _ => Err(ExpectedError::Usage {
-            message: format!("unknown device `{asked}`"),
-            hint: "devices are auto, cpu and cuda:N".into(),
-        }),
-    }
 }
 
 /// The run directory: what `--out` names, or `runs/<suite>`.

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use indicatif::HumanBytes;
+
 use super::print;
 use crate::error::{ExpectedError, exit};
 use crate::plan::{State, state};
 use crate::run::directory::RunDirectory;
-use crate::run::report;
+use crate::run::{cache, report};
 
 /// Prints the state of a run, a line for each trial that is not done, and the counts.
 pub(crate) fn status(run: &Path) -> Result<i32, ExpectedError> {
@@ -34,6 +36,7 @@ pub(crate) fn status(run: &Path) -> Result<i32, ExpectedError> {
     for notice in report::prediction_notices(&directory, &report::counting(&plan, &records)) {
         text += &format!("note: {notice}\n");
     }
+    text += &decoded_images(&directory, outstanding + failed > 0);
     text += &format!(
         "{}: {} trials: {done} done, {failed} failed, {outstanding} outstanding\n",
         plan.suite,
@@ -45,4 +48,20 @@ pub(crate) fn status(run: &Path) -> Result<i32, ExpectedError> {
         (0, _) => exit::FAILED,
         _ => exit::OUTSTANDING,
     })
+}
+
+/// A line about the decoded images, unless there are none: where they are, how large, and that they may go.
+fn decoded_images(directory: &RunDirectory, needed: bool) -> String {
+    let folder = directory.image_cache();
+    let bytes = cache::bytes_in(&folder);
+    if bytes == 0 {
+        return String::new();
+    }
+    let shared = !folder.starts_with(directory.path());
+    let end = match (shared, needed) {
+        (true, _) => "shared by all runs; may be deleted while none is running",
+        (false, true) => "the next trials use them",
+        (false, false) => "needed no more; may be deleted",
+    };
+    format!("decoded images: {} in {}, {end}\n", HumanBytes(bytes), folder.display())
 }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::print;
 use crate::cli::Dtype;
-use crate::commands::run::device;
+use crate::device::{self, Place};
 use crate::error::{ExpectedError, exit};
 use crate::files;
+use crate::talk::tell;
 use crate::verify::{self, Precision, Set};
 
 /// Prints the table, writes it as CSV where asked to, and returns the exit code. Without a folder of either kind both
@@ -18,7 +19,9 @@ pub(crate) fn verify(
     asked_device: &str,
     csv: Option<&Path>,
 ) -> Result<i32, ExpectedError> {
-    device(asked_device)?;
+    let chosen = device::choose(asked_device)?;
+    chosen.note.iter().for_each(|note| tell(&format!("note: {note}")));
+    let device = chosen.place.opened()?;
     let shipped = oracles.is_none() && backbones.is_none();
     let set = match oracles {
         Some(path) => Some(Set::folder(path)?),
@@ -34,8 +37,12 @@ pub(crate) fn verify(
         Dtype::F64 => &[Precision::F64],
         Dtype::Both => &[Precision::F32, Precision::F64],
     };
-    let mut rows = set.map_or(Ok(vec![]), |set| verify::verify(&set, precisions))?;
-    rows.extend(verify::backbones::verify(&networks, precisions));
+    let mut rows = set.map_or(Ok(vec![]), |set| verify::verify(&set, precisions, &device))?;
+    if chosen.place == Place::Cpu {
+        rows.extend(verify::backbones::verify(&networks, precisions));
+    } else if !networks.is_empty() {
+        tell(&format!("note: backbones are not verified on {}: {}", chosen.place, device::NO_TRAINING));
+    }
     print(&verify::text(&rows));
     print(&verify::summary(&rows));
     if let Some(path) = csv {

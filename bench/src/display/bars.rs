@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use records::{Event, Record, Stage};
 
+use super::gauge::{Gauge, joined};
 use super::verdict_line;
 use crate::plan::Trial;
 
@@ -22,6 +23,10 @@ struct Running {
     epoch: ProgressBar,
     steps_per_epoch: u64,
 }
+
+/// What the third bar counts.
+const STEPS: &str = "epoch  {bar:30} {pos:>4}/{len} steps   {wide_msg}";
+const IMAGES: &str = "images {bar:30} {pos:>4}/{len} {wide_msg}";
 
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants of this file; a mistake in one falls back to the library's own bar.
@@ -45,7 +50,7 @@ impl Bars {
         let name = format!("{} on {} s{}", trial.method, trial.dataset, trial.seed);
         bar.set_message(format!("{name}  starting"));
         let epoch = self.all.add(ProgressBar::new(1));
-        epoch.set_style(style("epoch  {bar:30} {pos:>4}/{len} steps   {wide_msg}"));
+        epoch.set_style(style(STEPS));
         self.running.insert(index, Running { name, trial: bar, epoch, steps_per_epoch: 1 });
     }
 
@@ -63,11 +68,32 @@ impl Bars {
                 };
                 running.trial.set_message(format!("{}  {doing}", running.name));
             }
+            Event::Waiting { split } => {
+                running
+                    .trial
+                    .set_message(format!("{}  waiting: another process decodes the {split} images", running.name));
+            }
+            Event::Decoding { split, done, total, bytes, expected_bytes, seconds } => {
+                if *done == 0 {
+                    running
+                        .trial
+                        .set_message(format!("{}  decoding the {split} images, once for all trials", running.name));
+                    running.epoch.set_style(style(IMAGES));
+                }
+                let gauge = Gauge { done: *done, total: *total, seconds: *seconds };
+                let size = format!("{} of about {}", HumanBytes(*bytes), HumanBytes(*expected_bytes));
+                running.epoch.set_length(*total);
+                running.epoch.set_message(joined([gauge.speed(), gauge.left(), size]));
+                running.epoch.set_position(*done);
+            }
             Event::Training { epochs, steps_per_epoch, resumed_at_step, .. } => {
                 running.steps_per_epoch = (*steps_per_epoch).max(1);
                 running.trial.set_length(*epochs);
                 running.trial.set_position(resumed_at_step / running.steps_per_epoch);
                 running.trial.reset_eta();
+                running.epoch.set_style(style(STEPS));
+                running.epoch.set_message("");
+                running.epoch.set_position(0);
                 running.epoch.set_length(running.steps_per_epoch);
                 running.trial.set_style(style("trial  {bar:30} {pos:>4}/{len} epochs  {eta:>4} left  {wide_msg}"));
                 running.trial.set_message(running.name.clone());

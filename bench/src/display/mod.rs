@@ -2,16 +2,30 @@
 
 mod bars;
 pub(crate) mod downloads;
+pub(crate) mod events;
+mod gauge;
+pub(crate) mod imports;
 mod plain;
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 
 use records::{Event, Record, Status};
+use serde::Serialize;
 
 use crate::plan::Trial;
+use events::EventLog;
 
-/// A view of a run's progress.
-pub(crate) enum Display {
+/// A run's progress: what a person sees of it, and what a file of events is told.
+pub(crate) struct Display {
+    view: View,
+    events: Option<EventLog>,
+    /// Ids of the running trials.
+    running: HashMap<usize, String>,
+}
+
+/// What a person sees.
+enum View {
     /// Bars for the grid, each running trial and its epoch.
     Bars(bars::Bars),
     /// A line when a trial starts or ends, and now and then an epoch.
@@ -21,54 +35,83 @@ pub(crate) enum Display {
     Silent,
 }
 
+/// A line of the file of events.
+#[derive(Serialize)]
+struct Line<'a, E> {
+    trial: &'a str,
+    #[serde(flatten)]
+    event: E,
+}
+
+/// What the trial's process does not say itself.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Told<'a> {
+    Started { attempt: u32 },
+    Ended { status: &'a str, top1: Option<f64> },
+}
+
 impl Display {
-    /// Bars if stderr is a terminal, else lines.
-    pub(crate) fn new(trials: usize, already_done: usize) -> Self {
-        if std::io::stderr().is_terminal() {
-            Self::Bars(bars::Bars::new(trials, already_done))
+    /// Bars if stderr is a terminal, else lines; and a file of events, if there is one.
+    pub(crate) fn new(trials: usize, already_done: usize, events: Option<EventLog>) -> Self {
+        let view = if std::io::stderr().is_terminal() {
+            View::Bars(bars::Bars::new(trials, already_done))
         } else {
-            Self::Plain(plain::Plain::new(trials, already_done))
-        }
+            View::Plain(plain::Plain::new(trials, already_done))
+        };
+        Self { view, events, running: HashMap::new() }
     }
 
     #[cfg(test)]
     pub(crate) fn silent() -> Self {
-        Self::Silent
+        Self { view: View::Silent, events: None, running: HashMap::new() }
+    }
+
+    fn write(&mut self, index: usize, event: impl Serialize) {
+        if let (Some(events), Some(trial)) = (&mut self.events, self.running.get(&index)) {
+            events.write(&Line { trial, event });
+        }
     }
 
     /// A trial begins.
     pub(crate) fn started(&mut self, index: usize, trial: &Trial, attempt: u32) {
-        match self {
-            Self::Bars(bars) => bars.started(index, trial),
-            Self::Plain(plain) => plain.started(index, trial, attempt),
+        self.running.insert(index, trial.id.clone());
+        self.write(index, Told::Started { attempt });
+        match &mut self.view {
+            View::Bars(bars) => bars.started(index, trial),
+            View::Plain(plain) => plain.started(index, trial, attempt),
             #[cfg(test)]
-            Self::Silent => {}
+            View::Silent => {}
         }
     }
 
     /// A running trial says something.
     pub(crate) fn event(&mut self, index: usize, event: &Event) {
-        match self {
-            Self::Bars(bars) => bars.event(index, event),
-            Self::Plain(plain) => plain.event(index, event),
+        self.write(index, event);
+        match &mut self.view {
+            View::Bars(bars) => bars.event(index, event),
+            View::Plain(plain) => plain.event(index, event),
             #[cfg(test)]
-            Self::Silent => {}
+            View::Silent => {}
         }
     }
 
     /// A trial has ended and its record is kept.
     pub(crate) fn ended(&mut self, index: usize, record: &Record) {
-        match self {
-            Self::Bars(bars) => bars.ended(index, record),
-            Self::Plain(plain) => plain.ended(index, record),
+        let top1 = record.scores.as_ref().map(|scores| scores.top1);
+        self.write(index, Told::Ended { status: record.status.word(), top1 });
+        self.running.remove(&index);
+        match &mut self.view {
+            View::Bars(bars) => bars.ended(index, record),
+            View::Plain(plain) => plain.ended(index, record),
             #[cfg(test)]
-            Self::Silent => {}
+            View::Silent => {}
         }
     }
 
     /// Takes the bars away.
     pub(crate) fn finish(self) {
-        if let Self::Bars(bars) = self {
+        if let View::Bars(bars) = self.view {
             bars.finish();
         }
     }

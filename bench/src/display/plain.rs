@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use indicatif::HumanBytes;
 use records::{Event, Record};
 
+use super::gauge::{Gauge, duration, joined};
 use super::verdict_line;
 use crate::clock::Stopwatch;
 use crate::plan::Trial;
@@ -12,7 +14,10 @@ use crate::talk::tell;
 /// Seconds between two epoch lines of a trial.
 const EPOCH_SECONDS: f64 = 30.0;
 
-/// A line when a trial starts or ends, and an epoch at most every [`EPOCH_SECONDS`].
+/// Seconds between two lines about images that are decoded.
+const DECODING_SECONDS: f64 = 10.0;
+
+/// A line when a trial starts or ends and when images were decoded, and an epoch at most every [`EPOCH_SECONDS`].
 pub(crate) struct Plain {
     trials: usize,
     ended: usize,
@@ -38,6 +43,20 @@ impl Plain {
         match event {
             Event::Training { epochs, resumed_at_step, steps_per_epoch, .. } if *resumed_at_step > 0 => {
                 tell(&format!("  {name}: goes on after step {resumed_at_step} of {}", epochs * steps_per_epoch));
+            }
+            Event::Waiting { split } => tell(&format!("  {name}: another process decodes the {split} images; waiting")),
+            Event::Decoding { split, done, total, bytes, expected_bytes, seconds } => {
+                let gauge = Gauge { done: *done, total: *total, seconds: *seconds };
+                let size = HumanBytes(*bytes).to_string();
+                if done == total {
+                    let text = format!("  {name}: {total} {split} images decoded in {}", duration(*seconds));
+                    tell(&joined([text, size, gauge.speed()]));
+                } else if *done > 0 && since.seconds() >= DECODING_SECONDS {
+                    let text = format!("  {name}: {done} of {total} {split} images decoded");
+                    let size = format!("{size} of about {}", HumanBytes(*expected_bytes));
+                    tell(&joined([text, size, gauge.speed(), gauge.left()]));
+                    *since = Stopwatch::start();
+                }
             }
             Event::Epoch { point } if since.seconds() >= EPOCH_SECONDS => {
                 let top1 = point.test_top1.map_or(String::new(), |t| format!("  top-1 {:.1} %", 100.0 * t));

@@ -7,8 +7,10 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
+use datasets::GroupMember;
 use serde::{Deserialize, Serialize};
 
+use crate::environment;
 use crate::error::ExpectedError;
 use crate::files;
 use crate::plan::{Plan, Trial};
@@ -38,8 +40,25 @@ pub(crate) struct PlanFile {
     pub(crate) backbones: Vec<String>,
     /// Seeds in the order of the suite.
     pub(crate) seeds: Vec<u64>,
+    /// Datasets that are reported as one, by the mean over them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) groups: Vec<PlannedGroup>,
     /// All trials of the suite.
     pub(crate) trials: Vec<PlannedTrial>,
+}
+
+/// Datasets that are reported as one: the stages of SoyAgeing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PlannedGroup {
+    /// Name of the mean.
+    pub(crate) name: String,
+    /// What a member is called, in the plural.
+    pub(crate) noun: String,
+    /// The members among the suite's datasets, by name.
+    pub(crate) members: Vec<String>,
+    /// How many members the mean is over.
+    pub(crate) size: usize,
 }
 
 /// A trial of the suite, as a report needs it.
@@ -80,9 +99,46 @@ impl PlanFile {
             datasets: suite.datasets.keys().cloned().collect(),
             backbones: suite.backbones.keys().cloned().collect(),
             seeds: suite.seeds.clone(),
+            groups: groups(suite),
             trials: plan.trials.iter().map(trial).collect(),
         }
     }
+}
+
+/// The groups of a suite's datasets, in its order. A mean is over different members of one kind: a second copy of a member,
+/// such as a stand-in beside the subset, belongs to a group of its own.
+fn groups(suite: &Suite) -> Vec<PlannedGroup> {
+    let mut groups: Vec<(Vec<GroupMember>, Vec<String>)> = vec![];
+    for (name, config) in &suite.datasets {
+        let Some(member) = config.group() else { continue };
+        let fits = |known: &[GroupMember]| {
+            known.iter().all(|other| other.belongs_with(&member) && other.member != member.member)
+        };
+        match groups.iter_mut().find(|(known, _)| fits(known)) {
+            Some((known, names)) => {
+                known.push(member);
+                names.push(name.clone());
+            }
+            None => groups.push((vec![member], vec![name.clone()])),
+        }
+    }
+    let planned = |(known, members): (Vec<GroupMember>, Vec<String>)| {
+        let GroupMember { group, noun, size, .. } = known[0];
+        PlannedGroup {
+            name: group_name(&known, &members).unwrap_or(group.to_owned()),
+            noun: noun.to_owned(),
+            members,
+            size,
+        }
+    };
+    groups.into_iter().map(planned).collect()
+}
+
+/// What the names of the datasets have in common, where each is it with the member's own name behind it.
+fn group_name(known: &[GroupMember], names: &[String]) -> Option<String> {
+    let mut stems = known.iter().zip(names).map(|(member, name)| name.strip_suffix(member.suffix()));
+    let first = stems.next().flatten().filter(|stem| !stem.is_empty())?;
+    stems.all(|stem| stem == Some(first)).then(|| first.to_owned())
 }
 
 /// A run directory.
@@ -114,6 +170,11 @@ impl RunDirectory {
     /// The folder of a trial.
     pub(crate) fn trial(&self, id: &str) -> PathBuf {
         self.path.join("trials").join(id)
+    }
+
+    /// Where its trials keep decoded images: where the environment says, for all runs, or its folder `cache`.
+    pub(crate) fn image_cache(&self) -> PathBuf {
+        environment::image_cache().unwrap_or_else(|| self.path.join("cache"))
     }
 
     /// The path of a trial's predictions, relative to the directory.
@@ -212,5 +273,45 @@ fn newer(path: PathBuf, format: u32) -> ExpectedError {
         path,
         reason: format!("has format {format}, this version reads up to {PLAN_FORMAT}"),
         hint: "use the version that wrote it".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The groups of a suite with these datasets.
+    fn groups_of(datasets: &str) -> Vec<(String, Vec<String>)> {
+        let smoke = include_str!("../../../suites/ufg-smoke.toml");
+        let text = smoke[..smoke.find("[datasets.").unwrap()].to_owned() + datasets;
+        let suite = Suite::parse("s", "s.toml", &text, Path::new(".")).unwrap();
+        let all = groups(&suite);
+        assert!(all.iter().all(|group| (group.noun.as_str(), group.size) == ("stages", 5)));
+        all.into_iter().map(|group| (group.name, group.members)).collect()
+    }
+
+    fn stage(name: &str, id: &str, more: &str) -> String {
+        format!("[datasets.{name}]\nufg = {{ id = \"{id}\"{more} }}\n")
+    }
+
+    #[test]
+    fn stages_of_soyageing_are_a_group() {
+        let stages = |stem: &str| ["r1", "r3", "r4", "r5", "r6"].map(|stage| format!("{stem}-{stage}")).to_vec();
+        let whole = stage("soyageing", "soyageing", "") + &stage("cotton", "cotton80", "");
+        assert_eq!(groups_of(&whole), [("soyageing".to_owned(), stages("soyageing"))]);
+        // A name of one's own; a stand-in beside it is another group.
+        let two = stage("leaves", "soyageing", "") + &stage("toy", "soyageing", ", stand_in = true");
+        assert_eq!(groups_of(&two), [("leaves".to_owned(), stages("leaves")), ("toy".to_owned(), stages("toy"))]);
+        // One by one, under any names, from different places; the same stage twice is no mean of two.
+        let single = stage("young", "soyageing-r1", "")
+            + &stage("old", "soyageing-r6", ", data = \"elsewhere\"")
+            + &stage("young-too", "soyageing-r1", ", data = \"elsewhere\"");
+        let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            groups_of(&single),
+            [("soyageing".to_owned(), strings(&["young", "old"])), ("soyageing".to_owned(), strings(&["young-too"]))]
+        );
+        let none = stage("pooled", "soyageing-pooled", "") + &stage("cotton", "cotton80", "");
+        assert_eq!(groups_of(&none), []);
     }
 }

@@ -1,5 +1,6 @@
 //! Running outstanding trials: child processes in, records out.
 
+pub(crate) mod cache;
 pub(crate) mod child;
 pub(crate) mod directory;
 pub(crate) mod interrupt;

@@ -2,9 +2,9 @@
 
 use records::journal::{self, Records};
 use records::{Digest, JournalError, Record};
-use reports::{Layout, ReportContext};
+use reports::{Group, Layout, ReportContext};
 
-use super::directory::{PlanFile, PlannedTrial, RunDirectory};
+use super::directory::{PlanFile, PlannedGroup, PlannedTrial, RunDirectory};
 use crate::error::ExpectedError;
 use crate::files;
 
@@ -27,7 +27,16 @@ pub(crate) fn layout(plan: &PlanFile, records: &Records) -> Layout {
         datasets: keep(&plan.datasets, |t| &t.dataset),
         backbones: keep(&plan.backbones, |t| &t.backbone),
         seeds: plan.seeds.iter().copied().filter(|seed| covered.iter().any(|t| t.seed == *seed)).collect(),
+        groups: plan.groups.iter().filter_map(|group| covered_group(group, &covered)).collect(),
     }
+}
+
+/// A group with those of its members that a report covers; none if it covers none.
+fn covered_group(group: &PlannedGroup, covered: &[&PlannedTrial]) -> Option<Group> {
+    let is_covered = |member: &&String| covered.iter().any(|t| t.dataset == **member);
+    let members: Vec<String> = group.members.iter().filter(is_covered).cloned().collect();
+    let (name, noun) = (group.name.clone(), group.noun.clone());
+    (!members.is_empty()).then_some(Group { name, noun, members, size: group.size })
 }
 
 /// Whether the predictions of the records are read and compared with their digests.

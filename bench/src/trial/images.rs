@@ -1,17 +1,19 @@
 //! The images of a trial: its dataset, read, compared with the plan and decoded. The pixels are in mapped files, which
 //! the first trial that needs them builds and all others share.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use datasets::{CacheEvent, Dataset, DatasetError, DecodedSet, Item};
-use records::{DatasetFacts, Digest, Stage};
+use records::{DatasetFacts, Digest, Event, Stage};
 
-use super::Failure;
-use crate::environment;
+use super::{Failure, Teller};
+use crate::clock::Stopwatch;
 use crate::plan::Trial;
 use crate::run::directory::RunDirectory;
 use crate::talk::tell;
+
+/// Seconds between two events about the same file.
+const TELL_SECONDS: f64 = 0.25;
 
 /// The dataset, decoded.
 pub(super) struct Images {
@@ -21,15 +23,18 @@ pub(super) struct Images {
 }
 
 impl Images {
-    pub(super) fn read(trial: &Trial, run: &RunDirectory) -> Result<Self, Failure> {
+    pub(super) fn read(trial: &Trial, run: &RunDirectory, teller: &Teller) -> Result<Self, Failure> {
         let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Data, e);
         let dataset = datasets::load(&trial.dataset, &trial.dataset_config, &trial.base).map_err(|e| failed(&e))?;
         if dataset.digest != trial.dataset_digest {
             return Err(Failure::at(Stage::Data, "the dataset has changed since the run was planned; run it again"));
         }
-        let (working, folder) = (trial.protocol.working(), folder(run));
-        let decoded = |items: &[Item]| DecodedSet::cached(items, working, &folder, &mut log).map_err(failure);
-        let (train, test) = (decoded(&dataset.train)?, decoded(&dataset.test)?);
+        let (working, folder) = (trial.protocol.working(), run.image_cache());
+        let decoded = |split: &'static str, items: &[Item]| {
+            let mut log = Log { split, teller, begun: Stopwatch::start(), told: None };
+            DecodedSet::cached(items, working, &folder, &mut |event| log.hear(event)).map_err(failure)
+        };
+        let (train, test) = (decoded("train", &dataset.train)?, decoded("test", &dataset.test)?);
         Ok(Self { dataset, train: Arc::new(train), test })
     }
 
@@ -44,17 +49,38 @@ impl Images {
     }
 }
 
-/// Where decoded images are kept: where the environment says, for all runs, or in the run directory.
-fn folder(run: &RunDirectory) -> PathBuf {
-    environment::image_cache().unwrap_or_else(|| run.path().join("cache"))
+/// Passes on what happens to a file: progress to the parent, oddities to the trial's log, which is kept if it fails.
+struct Log<'a> {
+    split: &'static str,
+    teller: &'a Teller,
+    begun: Stopwatch,
+    told: Option<Stopwatch>,
 }
 
-/// What happened to a file goes to the trial's log, which is kept if the trial fails.
-fn log(event: CacheEvent) {
-    match event {
-        CacheEvent::Waiting { path } => tell(&format!("waiting for another process that builds {}", path.display())),
-        CacheEvent::Replacing { path, reason } => tell(&format!("{} is built anew: {reason}", path.display())),
-        CacheEvent::Building { .. } | CacheEvent::Open { .. } => {}
+impl Log<'_> {
+    fn hear(&mut self, event: CacheEvent) {
+        match event {
+            CacheEvent::Waiting { .. } => self.teller.tell(&Event::Waiting { split: self.split.to_owned() }),
+            CacheEvent::Replacing { path, reason } => tell(&format!("{} is built anew: {reason}", path.display())),
+            CacheEvent::Building { done, total, bytes, expected } => {
+                if done == 0 {
+                    self.begun = Stopwatch::start();
+                }
+                if done > 0 && done < total && self.told.is_some_and(|told| told.seconds() < TELL_SECONDS) {
+                    return;
+                }
+                self.told = Some(Stopwatch::start());
+                self.teller.tell(&Event::Decoding {
+                    split: self.split.to_owned(),
+                    done: done as u64,
+                    total: total as u64,
+                    bytes,
+                    expected_bytes: expected,
+                    seconds: self.begun.seconds(),
+                });
+            }
+            CacheEvent::Open { .. } => {}
+        }
     }
 }
 

@@ -20,11 +20,13 @@ use crate::run::child::Order;
 use crate::run::directory::RunDirectory;
 use crate::talk::tell;
 
+pub(crate) use model::Network;
+
 /// Why a trial could not be carried out; becomes its record's status.
 #[derive(Debug)]
 pub(crate) struct Failure {
     stage: Stage,
-    message: String,
+    pub(crate) message: String,
     diverged_at: Option<u64>,
 }
 

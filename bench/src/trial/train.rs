@@ -41,7 +41,7 @@ pub(crate) fn carry_out(trial: &Trial, run: &RunDirectory, device: &str, teller:
         other => return Err(Failure::at(Stage::Start, format!("device `{other}` is not part of this build"))),
     };
     teller.stage(Stage::Data);
-    let data = Images::read(trial, run)?;
+    let data = Images::read(trial, run, teller)?;
     teller.stage(Stage::Model);
     let mut training = Training::new(trial, &data, device, run)?;
     let resumed_at_step = training.progress.step;

@@ -10,7 +10,7 @@ mod oracle;
 mod set;
 mod table;
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 
 pub(crate) use oracle::OracleError;
 pub(crate) use set::Set;
@@ -70,26 +70,26 @@ impl Row {
     }
 }
 
-/// Runs every case of the set in every dtype, in the order of the file names.
+/// Runs every case of the set in every dtype on `device`, in the order of the file names.
 ///
 /// # Errors
 /// The first file that is not what the format describes: an unknown op, a missing attribute or tensor, a tensor that
 /// the op does not have. A case that the op refuses or gets wrong is a row that does not pass.
-pub(crate) fn verify(set: &Set, precisions: &[Precision]) -> Result<Vec<Row>, OracleError> {
+pub(crate) fn verify(set: &Set, precisions: &[Precision], device: &Device) -> Result<Vec<Row>, OracleError> {
     let mut rows = Vec::new();
     for file in set.files() {
         let case = Case::parse(&file.path, &file.bytes()?)?;
         let op = Op::of(&case)?;
         for &precision in precisions {
-            rows.push(row(op, &case, precision)?);
+            rows.push(row(op, &case, precision, device)?);
         }
         case.all_used()?;
     }
     Ok(rows)
 }
 
-fn row(op: Op, case: &Case, precision: Precision) -> Result<Row, OracleError> {
-    let parts = match op.run(case, precision) {
+fn row(op: Op, case: &Case, precision: Precision, device: &Device) -> Result<Row, OracleError> {
+    let parts = match op.run(case, precision, device) {
         Ok(parts) => parts,
         Err(ops::Failure::File(error)) => return Err(error),
         Err(ops::Failure::Op(reason)) => {

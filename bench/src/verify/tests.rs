@@ -25,7 +25,7 @@ fn file(attributes: &[(&str, &str)], tensors: &[(&str, &[usize], &[f64])]) -> Ve
 /// Verifies one file in float64.
 fn one(bytes: &[u8]) -> Result<Row, OracleError> {
     let case = Case::parse(Path::new("some/file.safetensors"), bytes)?;
-    let row = row(Op::of(&case)?, &case, Precision::F64)?;
+    let row = row(Op::of(&case)?, &case, Precision::F64, &Device::Cpu)?;
     case.all_used()?;
     Ok(row)
 }

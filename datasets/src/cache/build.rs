@@ -4,12 +4,11 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
 use super::format::{Entry, head, head_length};
 use super::{CacheEvent, Key, estimate_cache};
-use crate::decode::{Rgb, decode_working};
+use crate::decode::Rgb;
 use crate::error::DatasetError;
+use crate::in_order::decode_in_order;
 use crate::model::Item;
 use crate::resize::Resize;
 
@@ -76,26 +75,26 @@ pub(super) fn build(
     let expected = estimate_cache(items, working)?;
     let mut partial = Partial::create(path)?;
     let mut length = head_length(items.len());
-    let mut entries = Vec::with_capacity(items.len());
+    let mut entries = vec![None; items.len()];
+    let mut done = 0;
     let mut event = |done: usize, bytes| tell(CacheEvent::Building { done, total: items.len(), bytes, expected });
     event(0, 0);
     partial.write(|writer| writer.seek(SeekFrom::Start(length)).map(|_| ()))?;
     let each = (expected / items.len().max(1) as u64).max(1);
     let chunk = (CHUNK_BYTES / each).clamp(1, CHUNK_IMAGES) as usize;
-    for items in items.chunks(chunk) {
-        let images: Vec<Result<(Rgb, u32), DatasetError>> = items
-            .par_iter()
-            .map(|item| decode_working(item, working).map(|image| (crc32fast::hash(&image.data), image)))
-            .map(|found| found.map(|(crc, image)| (image, crc)))
-            .collect();
-        for (image, item) in images.into_iter().zip(items) {
-            let (image, crc) = image?;
-            entries.push(entry(&image, crc, length, item)?);
+    let checked = |image: Rgb| (crc32fast::hash(&image.data), image);
+    decode_in_order(items, (0..items.len()).collect(), working, chunk, checked, |images| {
+        done += images.len();
+        for (index, (crc, image)) in images {
+            entries[index] = Some(entry(&image, crc, length, &items[index])?);
             length += image.data.len() as u64;
             partial.write(|writer| writer.write_all(&image.data))?;
         }
-        event(entries.len(), length);
-    }
+        event(done, length);
+        Ok(())
+    })?;
+    // Every index was among those to be decoded.
+    let entries: Vec<Entry> = entries.into_iter().flatten().collect();
     partial.finish(&head(key, &entries, length))
 }
 
@@ -106,14 +105,20 @@ fn entry(image: &Rgb, crc: u32, offset: u64, item: &Item) -> Result<Entry, Datas
     Ok(Entry { offset, width: side(image.width)?, height: side(image.height)?, crc })
 }
 
-/// Removes what builders of this file left that were killed. None is alive: the caller holds the lock.
+/// Removes what builders that were killed left: of this file, whose lock the caller holds, and of any other whose lock
+/// nobody holds.
 fn remove_leftovers(path: &Path) {
     let Some((folder, stem)) = path.parent().zip(path.file_stem()) else { return };
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = PathBuf::from(entry.file_name());
-        let ours = name.extension().is_some_and(|e| e == "part")
-            && name.file_stem().and_then(|inner| Path::new(inner).file_stem()) == Some(stem);
-        if ours {
+        let Some(other) = name.file_stem().and_then(|inner| Path::new(inner).file_stem()) else { continue };
+        if name.extension().is_none_or(|e| e != "part") {
+            continue;
+        }
+        // The lock is kept until the leftover is gone. Without a lock file it is none of ours.
+        let lock = (other != stem).then(|| File::open(folder.join(other).with_extension("lock")));
+        let free = lock.as_ref().is_none_or(|lock| lock.as_ref().is_ok_and(|lock| lock.try_lock().is_ok()));
+        if free {
             // One that stays takes room, and does no other harm.
             let _ = fs::remove_file(entry.path());
         }

@@ -9,7 +9,7 @@
 //! | 48–55 | number of images |
 //! | 56–63 | length of the file |
 //! | 64… | an entry of 24 bytes for each image: u64 offset, u32 width, u32 height, u32 CRC-32 of the pixels, u32 0 |
-//! | then | pixels, image after image: rows from the top, red green blue |
+//! | then | pixels, image after image in any order, without gaps: rows from the top, red green blue |
 
 use super::Key;
 
@@ -90,7 +90,9 @@ pub(super) fn parse(file: &[u8], key: Key, images: usize) -> Result<Vec<Entry>, 
         |b: &[u8]| Entry { offset: u64_at(b, 0), width: u32_at(b, 8), height: u32_at(b, 12), crc: u32_at(b, 16) };
     let entries: Vec<Entry> = head[HEADER..].chunks_exact(ENTRY).map(entry).collect();
     let mut end = Some(head.len() as u64);
-    for entry in &entries {
+    let mut by_place: Vec<&Entry> = entries.iter().collect();
+    by_place.sort_unstable_by_key(|entry| (entry.offset, entry.length()));
+    for entry in by_place {
         end = end.filter(|&end| end == entry.offset).and_then(|end| end.checked_add(entry.length()?));
     }
     if end != Some(length) {

@@ -12,11 +12,10 @@ mod format;
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::decode::decode_working;
 use crate::error::DatasetError;
+use crate::in_order::decode_in_order;
 use crate::model::{Item, hex};
 use crate::resize::{Filter, Fit, Resize};
 pub(crate) use file::CacheFile;
@@ -102,12 +101,20 @@ pub fn cache_path(items: &[Item], working: Resize, folder: &Path) -> PathBuf {
 /// # Errors
 /// As [`crate::DecodedSet::new`], for those images.
 pub fn estimate_cache(items: &[Item], working: Resize) -> Result<u64, DatasetError> {
-    let sample: Vec<&Item> =
-        (0..items.len().min(SAMPLE)).map(|k| &items[k * items.len() / SAMPLE.min(items.len())]).collect();
-    let sizes: Vec<Result<usize, DatasetError>> =
-        sample.par_iter().map(|item| Ok(decode_working(item, working)?.data.len())).collect();
-    let sizes = sizes.into_iter().collect::<Result<Vec<usize>, _>>()?;
-    let pixels = sizes.iter().sum::<usize>() as u128 * items.len() as u128 / sizes.len().max(1) as u128;
+    let sample: Vec<usize> = (0..items.len().min(SAMPLE)).map(|k| k * items.len() / SAMPLE.min(items.len())).collect();
+    let (count, mut bytes) = (sample.len().max(1) as u128, 0u128);
+    decode_in_order(
+        items,
+        sample,
+        working,
+        SAMPLE,
+        |image| image.data.len(),
+        |lengths| {
+            bytes += lengths.into_iter().map(|(_, length)| length as u128).sum::<u128>();
+            Ok(())
+        },
+    )?;
+    let pixels = bytes * items.len() as u128 / count;
     Ok(format::head_length(items.len()) + u64::try_from(pixels).unwrap_or(u64::MAX))
 }
 

@@ -208,11 +208,43 @@ fn what_a_killed_builder_left_is_removed_and_what_is_not_ours_stays() {
     let path = cache_path(&items, WORKING, dir.path());
     fs::write(path.with_extension("4711.part"), b"torn").unwrap();
     fs::write(dir.path().join("other.4711.part"), b"somebody else's").unwrap();
+    // Of two other files one is being built, by a builder that holds its lock; that of the other is gone.
+    for name in ["busy", "gone"] {
+        fs::write(dir.path().join(format!("{name}.4711.part")), b"torn").unwrap();
+    }
+    let busy = fs::File::create(dir.path().join("busy.lock")).unwrap();
+    fs::write(dir.path().join("gone.lock"), b"").unwrap();
+    busy.lock().unwrap();
     cached(&items, dir.path()).0.unwrap();
     let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-    let mut expected = vec![format!("{stem}.lock"), format!("{stem}.pixels"), "other.4711.part".into()];
+    let mut expected = vec![format!("{stem}.lock"), format!("{stem}.pixels")];
+    expected.extend(["other.4711.part", "busy.4711.part", "busy.lock", "gone.lock"].map(String::from));
     expected.sort();
     assert_eq!(names(dir.path()), expected);
+}
+
+/// Pixels may lie in any order, but they fill the file.
+#[test]
+fn an_index_in_another_order_than_the_pixels_is_good_and_one_with_gaps_is_not() {
+    let key = Key([7; 32]);
+    let entry = |offset: u64, width| format::Entry { offset, width, height: 2, crc: 9 };
+    let file = |entries: &[format::Entry], length: u64| {
+        let mut bytes = format::head(key, entries, length);
+        bytes.resize(length as usize, 0);
+        format::parse(&bytes, key, entries.len())
+    };
+    let start = format::head_length(3);
+    let good = [entry(start + 18, 1), entry(start, 3), entry(start + 24, 2)];
+    assert_eq!(file(&good, start + 36), Ok(good.to_vec()));
+    for (bad, length) in [
+        ([entry(start + 18, 1), entry(start, 3), entry(start + 23, 2)], start + 36),
+        ([entry(start + 18, 1), entry(start, 3), entry(start + 25, 2)], start + 37),
+        ([entry(start, 3), entry(start, 3), entry(start + 24, 2)], start + 36),
+        ([entry(start + 18, 1), entry(start, 3), entry(start + 24, 2)], start + 37),
+        ([entry(start + 18, u32::MAX), entry(start, 3), entry(start + 24, u32::MAX)], start + 36),
+    ] {
+        assert_eq!(file(&bad, length), Err("its index does not fit its length".into()), "{bad:?}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::archive::Archive;
 use crate::error::DatasetError;
+use crate::source::regular;
 use crate::ufg::{Subset, UfgId};
 
 /// A source of one subset.
@@ -73,6 +74,7 @@ fn candidates(path: &Path) -> Result<Vec<Candidate>, DatasetError> {
     let name =
         std::path::absolute(path).map_err(read)?.file_name().map_or(String::new(), |n| n.to_string_lossy().into());
     if !path.is_dir() {
+        regular(path)?;
         let mut magic = [0; 4];
         let is_short = File::open(path).map_err(read)?.read_exact(&mut magic).is_err();
         if !is_short && &magic == b"PAR1" {

@@ -35,6 +35,32 @@ pub struct ImportOptions<'a> {
     pub replace: bool,
 }
 
+/// What happens while a subset is imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImportEvent {
+    /// Another process works on this subset's import.
+    Waiting {
+        /// The folder of the import.
+        path: PathBuf,
+    },
+    /// The source file's bytes are hashed; told first with `done` = 0.
+    Hashing {
+        /// Bytes so far.
+        done: u64,
+        /// Length of the file.
+        total: u64,
+    },
+    /// Images are decoded, compared and written; told first with `done` = 0.
+    Verifying {
+        /// Images so far.
+        done: usize,
+        /// All images.
+        total: usize,
+        /// Their encoded bytes so far.
+        bytes: u64,
+    },
+}
+
 /// What an import came to.
 #[derive(Debug, Clone)]
 pub struct Imported {
@@ -50,8 +76,8 @@ pub struct Imported {
 
 /// Imports one subset: lists what the source holds, compares it with what the subset consists of
 /// ([`Subset::facts`]: classes, images of each split, images per class, splits by file name), decodes and hashes every
-/// image, finds images that occur twice, and writes them to the data directory. `progress` is told how many images
-/// of how many are done. Images are handled a few at a time, in parallel on rayon's current pool; the result does not
+/// image, finds images that occur twice, and writes them to the data directory. `tell` hears what
+/// happens. Images are handled a few at a time, in parallel on rayon's current pool; the result does not
 /// depend on the number of threads.
 ///
 /// # Errors
@@ -61,10 +87,10 @@ pub struct Imported {
 pub fn import(
     import: &Import,
     options: ImportOptions<'_>,
-    progress: &mut dyn FnMut(usize, usize),
+    tell: &mut dyn FnMut(ImportEvent),
 ) -> Result<Imported, DatasetError> {
-    let store = Store::open(options.data, import.subset, options.stand_in)?;
-    let (mut source, listing) = source::open(import)?;
+    let store = Store::open(options.data, import.subset, options.stand_in, tell)?;
+    let (mut source, listing) = source::open(import, tell)?;
     check_mark(import, listing.mark.is_some(), options.stand_in)?;
     if let Some(old) = store.existing(options.replace)?
         && old.origin.sha256.is_some()
@@ -78,7 +104,7 @@ pub fn import(
     })?;
     let verified = verify::listing(&import.path, import.subset, &facts, &listing)?;
     let mut packer = Packer::create(&store, options.stand_in)?;
-    stream(&mut source, &listing, &mut packer, progress)?;
+    stream(&mut source, &listing, &mut packer, tell)?;
     let (finished, packed) = packer.finish()?;
     let mut notices = listing.notices.clone();
     notices.extend(verified.notices);
@@ -118,14 +144,15 @@ fn stream(
     source: &mut Source,
     listing: &Listing,
     packer: &mut Packer<'_>,
-    progress: &mut dyn FnMut(usize, usize),
+    tell: &mut dyn FnMut(ImportEvent),
 ) -> Result<(), DatasetError> {
-    let total = listing.rows.len();
-    progress(0, total);
+    let (total, mut bytes) = (listing.rows.len(), 0);
+    tell(ImportEvent::Verifying { done: 0, total, bytes });
     source.stream(&mut |first, images| {
         let rows = &listing.rows[first..first + images.len()];
         packer.push(rows, images)?;
-        progress(first + images.len(), total);
+        bytes += images.iter().map(|image| image.len() as u64).sum::<u64>();
+        tell(ImportEvent::Verifying { done: first + images.len(), total, bytes });
         Ok(())
     })
 }

@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{Import, Mark};
+use super::{Import, ImportEvent, Mark};
 use crate::archive::{Archive, Line, MAX_IMAGE, join};
 use crate::error::DatasetError;
 use crate::manifest::{Origin, SourceKind, StandIn};
@@ -18,6 +18,8 @@ use crate::ufg::FileName;
 /// Images of an archive that are read at once, and their total size from which on no more are.
 const BATCH: usize = 32;
 const BATCH_BYTES: usize = 1 << 26;
+/// Bytes of a source file that are hashed at once.
+const HASHED: usize = 1 << 20;
 
 /// One image as its source lists it.
 #[derive(Debug)]
@@ -47,11 +49,11 @@ pub(super) enum Source {
 }
 
 /// Opens a source and lists it.
-pub(super) fn open(import: &Import) -> Result<(Source, Listing), DatasetError> {
+pub(super) fn open(import: &Import, tell: &mut dyn FnMut(ImportEvent)) -> Result<(Source, Listing), DatasetError> {
     let name = import.path.file_name().map_or(String::new(), |n| n.to_string_lossy().into());
     let is_parquet = import.path.is_file() && starts_with(&import.path, b"PAR1")?;
     let (source, kind, rows, mark, notices) = if is_parquet { open_table(import)? } else { open_archive(import)? };
-    let sha256 = (kind != SourceKind::Folder).then(|| hash(&import.path)).transpose()?;
+    let sha256 = (kind != SourceKind::Folder).then(|| hash(&import.path, tell)).transpose()?;
     Ok((source, Listing { rows, mark, notices, origin: Origin { kind, name, sha256 } }))
 }
 
@@ -60,26 +62,27 @@ type Opened = (Source, SourceKind, Vec<Row>, Option<StandIn>, Vec<String>);
 fn starts_with(path: &Path, magic: &[u8]) -> Result<bool, DatasetError> {
     let read = |source| DatasetError::Read { path: path.to_owned(), source };
     let mut start = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(File::open(path).map_err(read)?, magic.len() as u64), &mut start)
-        .map_err(read)?;
+    File::open(path).map_err(read)?.take(magic.len() as u64).read_to_end(&mut start).map_err(read)?;
     Ok(start == magic)
 }
 
-fn hash(path: &Path) -> Result<String, DatasetError> {
-    struct Hasher(Sha256);
-    impl Write for Hasher {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.update(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+fn hash(path: &Path, tell: &mut dyn FnMut(ImportEvent)) -> Result<String, DatasetError> {
     let read = |source| DatasetError::Read { path: path.to_owned(), source };
-    let mut hasher = Hasher(Sha256::new());
-    io::copy(&mut File::open(path).map_err(read)?, &mut hasher).map_err(read)?;
-    Ok(hex(&hasher.0.finalize()))
+    let mut file = File::open(path).map_err(read)?;
+    let total = file.metadata().map_err(read)?.len();
+    let (mut hash, mut buffer, mut done) = (Sha256::new(), vec![0; HASHED], 0);
+    tell(ImportEvent::Hashing { done, total });
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => return Ok(hex(&hash.finalize())),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(read(error)),
+        };
+        hash.update(&buffer[..count]);
+        done += count as u64;
+        tell(ImportEvent::Hashing { done, total });
+    }
 }
 
 fn open_table(import: &Import) -> Result<Opened, DatasetError> {

@@ -1,9 +1,10 @@
 //! The folder of a subset in the data directory: one writer at a time, and never half an import.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::ImportEvent;
 use super::pack::Finished;
 use crate::error::DatasetError;
 use crate::manifest::{Manifest, folder, manifest_path};
@@ -36,13 +37,25 @@ fn write_error(path: &Path) -> impl Fn(io::Error) -> DatasetError {
 
 impl Store {
     /// Locks the folder of a subset, and waits while another process works there.
-    pub(super) fn open(data: &Path, subset: Subset, stand_in: bool) -> Result<Self, DatasetError> {
+    pub(super) fn open(
+        data: &Path,
+        subset: Subset,
+        stand_in: bool,
+        tell: &mut dyn FnMut(ImportEvent),
+    ) -> Result<Self, DatasetError> {
         let folder = folder(data, subset, stand_in);
         let parent = folder.parent().unwrap_or(data);
         fs::create_dir_all(parent).map_err(write_error(parent))?;
         let path = parent.join(format!("{}.lock", subset.id()));
         let lock = OpenOptions::new().create(true).append(true).open(&path).map_err(write_error(&path))?;
-        lock.lock().map_err(write_error(&path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                tell(ImportEvent::Waiting { path: folder.clone() });
+                lock.lock().map_err(write_error(&path))?;
+            }
+            Err(TryLockError::Error(error)) => return Err(write_error(&path)(error)),
+        }
         let store = Self { data: data.to_owned(), subset, stand_in, folder, _lock: lock };
         store.remove_leftovers();
         Ok(store)

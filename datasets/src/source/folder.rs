@@ -64,7 +64,7 @@ fn entries(path: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError> {
     for entry in std::fs::read_dir(path).map_err(|e| error(path, e))? {
         let entry = entry.map_err(|e| error(path, e))?;
         let name = entry.file_name().into_string().map_err(|_| {
-            error(&entry.path(), io::Error::new(io::ErrorKind::InvalidData, "its name is not valid Unicode"))
+            error(&entry.path(), io::Error::new(io::ErrorKind::InvalidData, "its name is not valid Unicode; rename it"))
         })?;
         if !name.starts_with('.') {
             entries.push((name, entry.path()));
@@ -115,6 +115,16 @@ fn dropped(listing: &Listing) -> Result<Vec<String>, DatasetError> {
 }
 
 pub(super) fn hash_file(path: &Path) -> Result<String, DatasetError> {
+    regular(path)?;
     let bytes = std::fs::read(path).map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
     Ok(sha256_hex(&bytes))
+}
+
+/// Refuses what is no file: a pipe would be waited for without end.
+pub(crate) fn regular(path: &Path) -> Result<(), DatasetError> {
+    let error = |source| DatasetError::Read { path: path.to_owned(), source };
+    if std::fs::metadata(path).map_err(error)?.is_file() {
+        return Ok(());
+    }
+    Err(error(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")))
 }

@@ -1,9 +1,11 @@
 //! Sources of datasets.
 
 mod anno;
+mod fence;
 mod folder;
 mod imported;
 mod parquet;
+mod rows;
 mod table;
 
 use std::collections::HashSet;
@@ -14,9 +16,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::DatasetError;
 use crate::leaf::{self, GeneratedConfig};
 use crate::model::{Dataset, Found, Item};
-use crate::ufg::{UfgConfig, UfgId};
+use crate::ufg::{GroupMember, UfgConfig};
 
+pub(crate) use folder::regular;
 pub(crate) use parquet::disagreement;
+pub use rows::ParquetImages;
 pub(crate) use table::{Column, Table};
 
 /// The split that a source names.
@@ -100,9 +104,9 @@ impl DatasetConfig {
         }
     }
 
-    /// The id under whose name the mean over this and its sister datasets is reported: `soyageing` for a stage.
-    pub fn group(&self) -> Option<&'static str> {
-        if let DatasetConfig::Ufg(config) = self { config.id.group().map(UfgId::name) } else { None }
+    /// The mean of which this dataset is a part: SoyAgeing's for a stage.
+    pub fn group(&self) -> Option<GroupMember> {
+        if let DatasetConfig::Ufg(config) = self { config.group() } else { None }
     }
 
     /// Sets the data directory of a dataset of the benchmark whose settings name none.

@@ -1,4 +1,4 @@
-//! Parquet files of one's own.
+//! Parquet files of one's own. Their images are hashed a few at a time and read again when they are decoded.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::rows::ParquetImages;
 use super::table::Table;
 use super::{Part, notice_dropped};
 use crate::error::DatasetError;
@@ -35,22 +36,26 @@ pub(super) fn read(path: &Path) -> Result<Found, DatasetError> {
     found.classes = sort_classes(names.clone());
     let ids: BTreeMap<&str, u32> = found.classes.iter().zip(0u32..).map(|(name, id)| (name.as_str(), id)).collect();
     let row_labels: Vec<u32> = names.iter().map(|name| ids[name.as_str()]).collect();
+    let mut hashes = Vec::with_capacity(names.len());
+    table.images(&image, &mut |_, images| {
+        hashes.par_extend(images.par_iter().map(|image| sha256_hex(image.data())));
+        Ok(())
+    })?;
     let mut dropped: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    table.images(&image, &mut |first, images| {
-        let images: Vec<(Arc<[u8]>, String)> =
-            images.par_iter().map(|image| (image.data().into(), sha256_hex(image.data()))).collect();
-        for (row, (image, sha256)) in (first..).zip(images) {
-            let part = parts[row];
-            if let Part::Dropped(split) = part {
+    let places: Vec<String> = (0..hashes.len()).map(|row| table.place(row)).collect();
+    let images = Arc::new(ParquetImages::new(table, image));
+    for (row, (sha256, place)) in hashes.into_iter().zip(places).enumerate() {
+        let items = match parts[row] {
+            Part::Train => &mut found.train,
+            Part::Test => &mut found.test,
+            Part::Dropped(split) => {
                 dropped.entry(split).or_default().push(sha256);
                 continue;
             }
-            let place = table.place(row);
-            let item = Item { image: ImageSource::Bytes(image), label: row_labels[row], place, sha256 };
-            if part == Part::Train { found.train.push(item) } else { found.test.push(item) }
-        }
-        Ok(())
-    })?;
+        };
+        let image = ImageSource::Row { images: Arc::clone(&images), row };
+        items.push(Item { image, label: row_labels[row], place, sha256 });
+    }
     for (split, hashes) in dropped {
         notice_dropped(&mut found, split, &hashes);
     }

@@ -1,17 +1,19 @@
 //! Parquet files, read column by column, a few rows at a time.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use parquet::basic::{Repetition, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, DataType};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 
 use super::Part;
+use super::fence::fenced;
+use super::folder::regular;
 use crate::error::DatasetError;
 
 /// Rows of small values that are read at once.
@@ -38,23 +40,21 @@ pub(crate) struct Column {
     max_definition: i16,
 }
 
-/// Runs a part of the parquet library on a file that anybody may have made. It checks much, but not all, of what a
-/// damaged file says before it counts on it; where it panics, the file is at fault.
-fn fenced<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(ParquetError::General(format!("it is damaged ({})", text.unwrap_or("the reader gave up"))))
-    })
+impl Column {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl Table {
     pub(crate) fn open(path: &Path) -> Result<Self, DatasetError> {
         let read = |source| DatasetError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        if file.metadata().map_err(read)?.is_dir() {
+        if std::fs::metadata(path).map_err(read)?.is_dir() {
             let reason = "it is a folder; a folder of images is `folder = { path = … }`";
             return Err(read(std::io::Error::new(std::io::ErrorKind::IsADirectory, reason)));
         }
+        regular(path)?;
+        let file = File::open(path).map_err(read)?;
         let reader = fenced(|| SerializedFileReader::new(file))
             .map_err(|source| DatasetError::Parquet { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), reader })
@@ -107,11 +107,15 @@ impl Table {
         types: &[PhysicalType],
         expected: &'static str,
     ) -> Result<Option<Column>, DatasetError> {
-        let Some(field) = self.schema().root_schema().get_fields().iter().find(|field| field.name() == name) else {
+        let mut fields = self.schema().root_schema().get_fields().iter().filter(|field| field.name() == name);
+        let Some(field) = fields.next() else {
             return Ok(None);
         };
         let error =
             |found: String| DatasetError::ColumnType { path: self.path(), column: name.to_owned(), found, expected };
+        if fields.next().is_some() {
+            return Err(error("there twice".into()));
+        }
         match self.leaf(name) {
             Some(column) if types.contains(&column.physical) => Ok(Some(column)),
             Some(column) => Err(error(format!("{}", column.physical))),
@@ -167,7 +171,7 @@ impl Table {
             let end = row + rows;
             let reader = fenced(|| group.get_column_reader(column.index)).map_err(|e| self.parquet(e))?;
             let Some(mut reader) = take(reader) else {
-                return Err(self.parquet(ParquetError::General(format!("column `{}` changes its type", column.name))));
+                return Err(self.changed_type(column));
             };
             while row < end {
                 let (mut levels, mut values) = (Vec::new(), Vec::new());
@@ -266,6 +270,50 @@ impl Table {
         })
     }
 
+    /// A reader of the column in the row group that holds a row, and the rows of that group.
+    pub(super) fn group_of(
+        &self,
+        column: &Column,
+        row: usize,
+    ) -> Result<(ColumnReaderImpl<ByteArrayType>, Range<usize>), DatasetError> {
+        let mut start = 0usize;
+        for (number, group) in self.reader.metadata().row_groups().iter().enumerate() {
+            let end = start.saturating_add(usize::try_from(group.num_rows()).unwrap_or(0));
+            if row < end {
+                let reader = fenced(|| self.reader.get_row_group(number)?.get_column_reader(column.index));
+                let reader = as_bytes(reader.map_err(|e| self.parquet(e))?);
+                return reader.map(|reader| (reader, start..end)).ok_or_else(|| self.changed_type(column));
+            }
+            start = end;
+        }
+        Err(self.parquet(ParquetError::General(format!("it has no row {row}"))))
+    }
+
+    /// The value in `row` of a column whose reader stands before the row `next`; `None` is null.
+    pub(super) fn value_at(
+        &self,
+        column: &Column,
+        reader: &mut ColumnReaderImpl<ByteArrayType>,
+        next: usize,
+        row: usize,
+    ) -> Result<Option<Vec<u8>>, DatasetError> {
+        let (mut levels, mut values) = (Vec::new(), Vec::new());
+        let read = fenced(|| {
+            let skipped = reader.skip_records(row - next)?;
+            let (records, _, _) = reader.read_records(1, Some(&mut levels), None, &mut values)?;
+            Ok(skipped == row - next && records == 1)
+        });
+        if !read.map_err(|e| self.parquet(e))? {
+            let reason = format!("column `{}` ends before row {row}", column.name);
+            return Err(self.parquet(ParquetError::General(reason)));
+        }
+        Ok(values.first().map(|value| value.data().to_vec()))
+    }
+
+    fn changed_type(&self, column: &Column) -> DatasetError {
+        self.parquet(ParquetError::General(format!("column `{}` changes its type", column.name)))
+    }
+
     /// Encoded images do not pack much further; what does would fill the memory.
     fn refuse_bombs(&self, column: &Column) -> Result<(), DatasetError> {
         for (number, group) in self.reader.metadata().row_groups().iter().enumerate() {
@@ -284,7 +332,7 @@ impl Table {
     }
 }
 
-fn as_bytes(reader: ColumnReader) -> Option<ColumnReaderImpl<parquet::data_type::ByteArrayType>> {
+fn as_bytes(reader: ColumnReader) -> Option<ColumnReaderImpl<ByteArrayType>> {
     if let ColumnReader::ByteArrayColumnReader(reader) = reader { Some(reader) } else { None }
 }
 

@@ -195,11 +195,6 @@ impl UfgId {
             UfgId::SoyAgeing | UfgId::SoyAgeingPooled => Stage::ALL.into_iter().map(Subset::SoyAgeing).collect(),
         }
     }
-
-    /// The id under whose name a mean is reported, if this is one of its members: `soyageing` for a stage.
-    pub fn group(self) -> Option<UfgId> {
-        matches!(self, UfgId::One(Subset::SoyAgeing(_))).then_some(UfgId::SoyAgeing)
-    }
 }
 
 impl fmt::Display for UfgId {
@@ -246,10 +241,49 @@ pub struct UfgConfig {
     pub data: Option<PathBuf>,
 }
 
+/// A dataset that is reported as a part of a mean, as the papers do with SoyAgeing: a model for each of its five stages, and
+/// the mean of their five scores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMember {
+    /// Name of the mean: `soyageing`.
+    pub group: &'static str,
+    /// What a member is called, in the plural: `stages`.
+    pub noun: &'static str,
+    /// How many members the mean is over.
+    pub size: usize,
+    /// Which member this is.
+    pub member: Subset,
+    stand_in: bool,
+}
+
+impl GroupMember {
+    /// True if both may be parts of the same mean: of one group, and both stand-ins or both not.
+    pub fn belongs_with(&self, other: &Self) -> bool {
+        (self.group, self.stand_in) == (other.group, other.stand_in)
+    }
+
+    /// What follows the group's name in that of the member: `-r3`.
+    pub fn suffix(&self) -> &'static str {
+        self.member.id().strip_prefix(self.group).unwrap_or_default()
+    }
+}
+
 impl UfgConfig {
     /// The subset with this id, in the default data directory.
     pub fn new(id: UfgId) -> Self {
         Self { id, stand_in: false, data: None }
+    }
+
+    /// The mean of which it is a part.
+    pub(crate) fn group(&self) -> Option<GroupMember> {
+        let UfgId::One(member @ Subset::SoyAgeing(_)) = self.id else { return None };
+        Some(GroupMember {
+            group: UfgId::SoyAgeing.name(),
+            noun: "stages",
+            size: Stage::ALL.len(),
+            member,
+            stand_in: self.stand_in,
+        })
     }
 
     /// The datasets that it stands for, with the ends of their names: itself, or the five stages.
@@ -320,9 +354,15 @@ mod tests {
         assert_eq!(suffixes, ["-r1", "-r3", "-r4", "-r5", "-r6"]);
         for (suffix, config) in UfgConfig::new(UfgId::SoyAgeing).expanded() {
             assert_eq!(config.id.name(), format!("soyageing{suffix}"));
-            assert_eq!(config.id.group(), Some(UfgId::SoyAgeing));
+            let member = config.group().unwrap();
+            assert_eq!((member.group, member.size, member.suffix()), ("soyageing", 5, suffix.as_str()));
+            let stand_in = UfgConfig { stand_in: true, ..config.clone() }.group().unwrap();
+            let elsewhere = UfgConfig { data: Some("d".into()), ..config }.group().unwrap();
+            assert!(member.belongs_with(&elsewhere) && stand_in.belongs_with(&stand_in));
+            assert!(!member.belongs_with(&stand_in));
         }
-        assert_eq!(UfgId::SoyAgeingPooled.group(), None);
+        assert_eq!(UfgConfig::new(UfgId::SoyAgeingPooled).group(), None);
+        assert_eq!(UfgConfig::new(UfgId::One(Subset::Cotton80)).group(), None);
         assert_eq!(UfgId::SoyAgeingPooled.subsets().len(), 5);
     }
 }

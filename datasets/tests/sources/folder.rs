@@ -98,7 +98,7 @@ fn folders_that_are_no_dataset_are_refused() {
     assert_eq!(message(&error, dir.path()), "DIR has no folder `test`; it holds: train");
     assert!(error.hint().contains("<path>/test/<class>/"));
     std::fs::create_dir(dir.path().join("test")).expect("a folder");
-    assert_eq!(refuse(dir.path()).to_string(), "dataset `set` has no test images");
+    assert_eq!(refuse(dir.path()).to_string(), "dataset `set`: it has no test images");
     let file = dir.path().join("train/a/x.png");
     let error = refuse(&file);
     assert_eq!(error.kind(), ErrorKind::Missing);
@@ -115,4 +115,24 @@ fn a_file_changed_after_loading_is_refused() {
     assert!(error.is_environment() && error.to_string().contains("has changed since"), "{error}");
     std::fs::remove_file(dir.path().join("test/a/z.png")).expect("removed");
     assert!(message(&decode(item).expect_err("gone"), dir.path()).starts_with("cannot read DIR/test/a/z.png: "));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_among_the_images_is_named_and_not_waited_for() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for (split, class) in [("train", "a"), ("train", "b"), ("test", "a")] {
+        let folder = dir.path().join(split).join(class);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("0.png"), super::png(1)).expect("a file");
+    }
+    let pipe = dir.path().join("train/b/pipe.png");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let error = super::load_folder(dir.path()).expect_err("refused");
+    assert_eq!(super::message(&error, dir.path()), "cannot read DIR/train/b/pipe.png: it is not a regular file");
+    let error = super::load_parquet(&pipe).expect_err("refused");
+    assert_eq!(super::message(&error, dir.path()), "cannot read DIR/train/b/pipe.png: it is not a regular file");
+    let error = datasets::find_imports(&pipe, None).expect_err("refused");
+    assert_eq!(super::message(&error, dir.path()), "cannot read DIR/train/b/pipe.png: it is not a regular file");
 }

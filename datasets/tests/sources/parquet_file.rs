@@ -42,8 +42,9 @@ fn rows_become_items() {
     let row = |place: &str| set.train.iter().chain(&set.test).find(|item| item.place == place).expect("an item");
     assert_eq!(row("set.parquet row 0").label, 1);
     assert_eq!(row("set.parquet row 5").label, 0);
-    let ImageSource::Bytes(bytes) = &row("set.parquet row 4").image else { panic!("held in memory") };
-    assert_eq!(bytes.as_ref(), png(5));
+    let in_file = |item: &datasets::Item| matches!(item.image, ImageSource::Row { .. });
+    assert!(set.train.iter().chain(&set.test).all(in_file), "no image is held in memory");
+    assert_eq!(row("set.parquet row 4").bytes().expect("bytes").as_ref(), png(5));
     assert_eq!(decode(row("set.parquet row 4")).expect("an image").data[0], 5);
     assert_eq!(set.notices, ["2 images of split `val` dropped; 2 of them are test images"]);
 }
@@ -145,6 +146,13 @@ fn missing_and_wrong_columns_are_named() {
     assert_eq!(text, "DIR/set.parquet: column `class_name` is INT64, expected text");
 
     let [image, _, class, split] = rows();
+    let fields = "optional binary image; optional binary class_name (UTF8); optional binary class_name (UTF8); \
+                  optional binary split (UTF8);";
+    let again = texts(&["10", "9", "10", "9", "10", "9", "10", "10"]);
+    let (text, _) = error([image, class, again, split], &Layout { fields, ..MIRROR });
+    assert_eq!(text, "DIR/set.parquet: column `class_name` is there twice, expected text");
+
+    let [image, _, class, split] = rows();
     let fields = "optional group image { optional binary data; } optional binary class_name (UTF8); optional binary split (UTF8);";
     let (text, _) = error([image, class, split], &Layout { fields, level: 2, ..MIRROR });
     let expected = "encoded bytes, or a struct with a field `bytes`";
@@ -165,12 +173,12 @@ fn bad_values_are_named_with_their_row() {
     };
     assert_eq!(change(3, splits(None)), "DIR/set.parquet row 4: column `split` is null");
     assert_eq!(change(3, splits(Some("tests"))), "DIR/set.parquet row 4: unknown split `tests`");
-    assert_eq!(change(3, splits(Some("train"))), "dataset `set` has no test images");
+    assert_eq!(change(3, splits(Some("train"))), "dataset `set`: it has no test images");
     let mut pictures: Vec<Option<Vec<u8>>> = (0..8).map(|i| Some(png(i))).collect();
     pictures[7] = None;
     assert_eq!(change(0, pictures), "DIR/set.parquet row 7: column `image` is null");
     let mut names = vec![Some(b"a".to_vec()); 8];
-    assert_eq!(change(2, names.clone()), "dataset `set` has only the class `a`");
+    assert_eq!(change(2, names.clone()), "dataset `set`: it has only the class `a`");
     names[3] = Some(vec![0xff, 0xfe]);
     assert_eq!(change(2, names.clone()), "DIR/set.parquet row 3: column `class_name` is not UTF-8 text");
     names[3] = Some(b"a".to_vec());

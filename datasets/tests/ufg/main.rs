@@ -41,7 +41,7 @@ pub(crate) fn import_stand_in(path: &Path, data: &Path, subset: Subset) -> Resul
 pub(crate) fn import_with(path: &Path, subset: Subset, options: ImportOptions<'_>) -> Result<Imported, DatasetError> {
     let (imports, _) = find_imports(path, Some(UfgId::One(subset)))?;
     assert_eq!(imports.len(), 1);
-    datasets::import(&imports[0], options, &mut |_, _| {})
+    datasets::import(&imports[0], options, &mut |_| {})
 }
 
 /// Split, label and content of every item, in order.

@@ -19,6 +19,7 @@ pub(crate) fn layout(methods: &[&str], datasets: &[&str], seeds: &[u64]) -> Layo
         datasets: strings(datasets),
         backbones: strings(&["narrow"]),
         seeds: seeds.to_vec(),
+        groups: vec![],
     }
 }
 

@@ -71,8 +71,8 @@ impl Op {
     }
 
     /// Runs a case and compares.
-    pub(super) fn run(self, case: &Case, precision: Precision) -> Outcome {
-        self.runner()(&Run { case, precision })
+    pub(super) fn run(self, case: &Case, precision: Precision, device: &Device) -> Outcome {
+        self.runner()(&Run { case, precision, device })
     }
 }
 
@@ -124,13 +124,15 @@ pub(super) struct Run<'a> {
     pub(super) case: &'a Case,
     /// The dtype.
     pub(super) precision: Precision,
+    /// Where the tensors lie.
+    pub(super) device: &'a Device,
 }
 
 impl Run<'_> {
     /// An input or a cotangent as a tensor of the dtype.
     fn tensor(&self, name: &str, rank: usize) -> Result<Tensor, Failure> {
         let array = self.case.ranked(name, rank)?;
-        let tensor = Tensor::from_slice(&array.values, array.shape.as_slice(), &Device::Cpu)?;
+        let tensor = Tensor::from_slice(&array.values, array.shape.as_slice(), self.device)?;
         Ok(tensor.to_dtype(self.precision.dtype())?)
     }
 
