@@ -48,6 +48,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     let (mut journal, mut records) = Journal::open(&directory.journal())?;
     let plan_file = PlanFile::new(&suite, &plan, &selection, command_line(name, arguments));
     directory.write_plan(&plan_file)?;
+    // A run that was killed between a trial's record and the removal of its folder left the folder behind.
+    records.latest().values().try_for_each(|record| after_record(&directory, record))?;
     found.notices.iter().chain(&backbones.notices).for_each(|notice| tell(&format!("note: {notice}")));
     for name in backbones.missing.keys() {
         tell(&format!("note: the weights of backbone `{name}` are not fetched; its trials are left out of the plan"));
