@@ -107,35 +107,49 @@ pub(crate) fn tensor(op: &'static str, storage: CpuStorage, shape: &Shape) -> Re
 pub(crate) fn fill_items(
     op: &'static str,
     dtype: DType,
-    (count, size): (usize, usize),
+    items: (usize, usize),
+    fill: impl Fn(usize, &mut [f64]) + Sync,
+) -> Result<CpuStorage> {
+    fill_groups(op, dtype, items, 1, fill)
+}
+
+/// As [`fill_items`], where `fill` writes `together` items from the one it is told; at the end, those that are left.
+pub(crate) fn fill_groups(
+    op: &'static str,
+    dtype: DType,
+    items: (usize, usize),
+    together: usize,
     fill: impl Fn(usize, &mut [f64]) + Sync,
 ) -> Result<CpuStorage> {
     match dtype {
-        DType::F64 => Ok(CpuStorage::F64(filled((count, size), fill, |v| v))),
-        DType::F32 => Ok(CpuStorage::F32(filled((count, size), fill, |v| v as f32))),
+        DType::F64 => Ok(CpuStorage::F64(filled(items, together, fill, |v| v))),
+        DType::F32 => Ok(CpuStorage::F32(filled(items, together, fill, |v| v as f32))),
         got => Err(Error::Dtype { op, got }),
     }
 }
 
-/// `count` items of `size` numbers, each converted from what `fill` writes. Memory is written once: a first pass of zeros,
-/// on one thread, would cost as much as some kernels.
+/// `count` items of `size` numbers, each converted from what `fill` writes, as in [`fill_groups`]. Memory is written once: a
+/// first pass of zeros, on one thread, would cost as much as some kernels.
 pub(crate) fn filled<T: Copy + Send>(
     (count, size): (usize, usize),
+    together: usize,
     fill: impl Fn(usize, &mut [f64]) + Sync,
     convert: impl Fn(f64) -> T + Sync,
 ) -> Vec<T> {
     let total = count * size;
     let mut out: Vec<T> = Vec::with_capacity(total);
-    let one = |room: &mut Vec<f64>, (item, out): (usize, &mut [MaybeUninit<T>])| {
-        fill(item, room);
+    let one = |room: &mut Vec<f64>, (group, out): (usize, &mut [MaybeUninit<T>])| {
+        let room = &mut room[..out.len()];
+        fill(group * together, room);
         out.iter_mut().zip(room.iter()).for_each(|(out, v)| {
             out.write(convert(*v));
         });
     };
-    let items = out.spare_capacity_mut()[..total].par_chunks_exact_mut(size.max(1));
-    items.enumerate().for_each_init(|| vec![0.0; size], one);
-    // SAFETY: the capacity is at least `total`, and every number was written: the chunks are `count` of `size` each, and
-    // `room` is as long as a chunk.
+    let length = (together * size).max(1);
+    let groups = out.spare_capacity_mut()[..total].par_chunks_mut(length);
+    groups.enumerate().for_each_init(|| vec![0.0; length], one);
+    // SAFETY: the capacity is at least `total`, and every number was written: the chunks cover all of it, and `room` is as
+    // long as the longest.
     unsafe { out.set_len(total) };
     out
 }

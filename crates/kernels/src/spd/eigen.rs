@@ -83,7 +83,7 @@ fn ascending(values: &[f64]) -> Vec<usize> {
 }
 
 /// The mean eigenvalue, if all lie within a factor of 2 of it: subtracting it from the diagonal is then exact.
-fn centre(a: &[f64], d: usize) -> Option<f64> {
+pub(super) fn centre(a: &[f64], d: usize) -> Option<f64> {
     let centre = a.iter().step_by(d + 1).sum::<f64>() / d as f64;
     let spread: f64 = (0..d)
         .map(|i| {

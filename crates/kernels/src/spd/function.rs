@@ -1,12 +1,14 @@
 //! Functions of symmetric matrices, and their derivatives.
 
 use std::cell::RefCell;
+use std::sync::OnceLock;
 
 use candle_core::Tensor;
 
-use super::eigen::Eigen;
+use super::eigen::{Eigen, centre};
 use super::input::Batch;
 use super::linalg::{Form, accumulate, from_spectrum, from_spectrum_to, mirror, product, symmetrise};
+use super::logarithm::{self, Kept};
 use super::saved;
 use super::simd::dispatched;
 use crate::{Result, host};
@@ -98,6 +100,9 @@ impl Function {
             return crate::cuda::tensors::function(name, self, a);
         }
         let batch = Batch::read(name, "a", a)?;
+        if self == Self::Log && batch.d <= logarithm::LARGEST {
+            return apply_log(name, a, &batch);
+        }
         let eigen = match self {
             Self::Exp => batch.eigen(name)?,
             Self::Log | Self::Sqrt | Self::InvSqrt => batch.positive_eigen(name, 1.0)?,
@@ -116,6 +121,73 @@ impl Function {
             })
         })
     }
+}
+
+/// The matrices of a group with their factorisations.
+struct Group {
+    kept: Vec<Kept>,
+    /// Of those that are not served so.
+    eigen: Vec<Option<Eigen>>,
+}
+
+impl Group {
+    /// Factorises the matrices of `batch` from `first` on and writes their logarithms to `out`.
+    fn new(name: &'static str, batch: &Batch, first: usize, out: &mut [f64]) -> Result<Self> {
+        let d = batch.d;
+        let matrices: Vec<&[f64]> = (0..out.len() / (d * d)).map(|k| batch.matrix(first + k)).collect();
+        let kept = logarithm::logarithms(&matrices, d, out);
+        let served = kept.iter().flat_map(Kept::served).zip(&matrices);
+        // Close to a multiple of the identity the logarithm is small, and keeps its digits by the difference from that.
+        let one = |(k, (served, matrix)): (usize, (bool, &&[f64]))| {
+            let other = !served || centre(matrix, d).is_some();
+            other.then(|| batch.positive_eigen_of(name, first + k)).transpose()
+        };
+        let eigen = served.enumerate().map(one).collect::<Result<Vec<_>>>()?;
+        for (eigen, out) in eigen.iter().zip(out.chunks_exact_mut(d * d)) {
+            if let Some(eigen) = eigen {
+                out.copy_from_slice(&Function::Log.matrix(eigen));
+            }
+        }
+        Ok(Self { kept, eigen })
+    }
+
+    /// Replaces gradients of the logarithms by those of the matrices.
+    fn gradients(&self, d: usize, g: &mut [f64]) {
+        let room = &mut Room::default();
+        let others = |g: &mut [f64]| {
+            let all = self.eigen.iter().zip(g.chunks_exact_mut(d * d));
+            all.filter_map(|(eigen, g)| Some((eigen.as_ref()?, g.to_vec()))).collect::<Vec<_>>()
+        };
+        let mut others = others(g).into_iter();
+        logarithm::gradients(&self.kept, d, g);
+        for (eigen, out) in self.eigen.iter().zip(g.chunks_exact_mut(d * d)) {
+            if eigen.is_some()
+                && let Some((eigen, mut g)) = others.next()
+            {
+                Function::Log.gradient_in_place(eigen, &mut g, room);
+                out.copy_from_slice(&g);
+            }
+        }
+    }
+}
+
+/// The logarithm, group after group of matrices.
+fn apply_log(name: &'static str, a: &Tensor, batch: &Batch) -> Result<Tensor> {
+    let (d, items) = (batch.d, (batch.n, batch.d * batch.d));
+    let groups: Vec<OnceLock<Result<Group>>> =
+        (0..batch.n.div_ceil(logarithm::TOGETHER)).map(|_| OnceLock::new()).collect();
+    let result = host::fill_groups(name, a.dtype(), items, logarithm::TOGETHER, |first, out| {
+        groups[first / logarithm::TOGETHER].get_or_init(|| Group::new(name, batch, first, out));
+    })?;
+    let groups: Vec<Group> = groups.into_iter().filter_map(OnceLock::into_inner).collect::<Result<_>>()?;
+    saved::unary_storage(name, a, result, a.shape(), move |grad| {
+        host::with_numbers(name, grad, |grad| {
+            host::fill_groups(name, grad.dtype(), items, logarithm::TOGETHER, |first, out| {
+                grad.copy(first * items.1, out);
+                groups[first / logarithm::TOGETHER].gradients(d, out);
+            })
+        })
+    })
 }
 
 /// Memory for the products of a gradient.

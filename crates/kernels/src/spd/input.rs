@@ -43,7 +43,7 @@ impl Batch {
                     refused[batch].get_or_init(|| error);
                 }
             };
-            let values = host::filled((n, d * d), read, |v| v);
+            let values = host::filled((n, d * d), 1, read, |v| v);
             match refused.into_iter().find_map(OnceLock::into_inner) {
                 Some(error) => Err(error),
                 None => Ok(Self { n, values, d }),
@@ -90,15 +90,22 @@ impl Batch {
         Ok(all)
     }
 
+    /// That of matrix `i` alone, as [`Batch::positive_eigen`] has it with refined eigenvalues.
+    pub(crate) fn positive_eigen_of(&self, op: &'static str, i: usize) -> Result<Eigen> {
+        let matrix = self.matrix(i);
+        let decomposed = || {
+            let mut eigen = Eigen::centred(&[matrix], self.d).remove(0)?;
+            refine(matrix, self.d, &mut eigen)?;
+            Ok(eigen)
+        };
+        let eigen = decomposed().map_err(|e: NoConvergence| e.at(op, i))?;
+        check_positive(op, i, &eigen.values)?;
+        Ok(eigen)
+    }
+
     /// Refuses what is not positive definite, by its ascending eigenvalues.
     fn check_positive<'a>(&self, op: &'static str, spectra: impl Iterator<Item = &'a [f64]>) -> Result<()> {
-        for (batch, values) in spectra.enumerate() {
-            let (least, largest) = (values[0], values[self.d - 1]);
-            if !(least > self.d as f64 * f64::EPSILON * largest && least > 0.0) {
-                return Err(Error::NotPositiveDefinite { op, batch, eigenvalue: least });
-            }
-        }
-        Ok(())
+        spectra.enumerate().try_for_each(|(batch, values)| check_positive(op, batch, values))
     }
 
     /// Square roots and inverse square roots of positive definite matrices, as [`Batch::positive_eigen`] has them; where
@@ -173,6 +180,15 @@ impl Roots {
         let (root, inverse) = (Function::Sqrt.matrix(&eigen), Function::InvSqrt.matrix(&eigen));
         Ok(Self { spectrum: eigen.values, root, inverse })
     }
+}
+
+/// Refuses a matrix that is not positive definite, by its ascending eigenvalues.
+fn check_positive(op: &'static str, batch: usize, values: &[f64]) -> Result<()> {
+    let (least, largest) = (values[0], values[values.len() - 1]);
+    if least > values.len() as f64 * f64::EPSILON * largest && least > 0.0 {
+        return Ok(());
+    }
+    Err(Error::NotPositiveDefinite { op, batch, eigenvalue: least })
 }
 
 /// Refuses a matrix that is not finite or not symmetric, and makes it exactly symmetric.

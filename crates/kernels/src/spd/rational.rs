@@ -1,11 +1,15 @@
-//! Partial fractions of `1/√x` on an interval, as good as float64.
+//! Partial fractions of `1/√x` and `ln x` on an interval, as good as float64.
 //!
 //! `1/√x = (2/π) ∫ dt / (t² + x)` over `t ≥ 0`. With `t = ρ sc(u)`, a Jacobian elliptic function of complementary modulus
 //! `ρ`, the integrand is smooth and periodic in `u`, so that the midpoint rule converges by `e^{−2πK/K'}` a point (Hale,
 //! Higham and Trefethen, *Computing `A^α`, `log(A)`, and related matrix functions by contour integrals*, SIAM J. Numer.
 //! Anal. 46, 2008, section 4).
+//!
+//! `ln (x/r) = ∫ (1/(r + t) − 1/(x + t)) dt`. With `t` as above and `r` in the interval the integrand is analytic in the same
+//! strip, but odd about both ends of the quarter period `K`: it is the sine of `πu/K` times a function of its cosine, for
+//! which Gauss and Legendre's rule converges as fast as the midpoint rule does for the root.
 
-use std::f64::consts::PI;
+use std::f64::consts::{FRAC_PI_2, PI};
 use std::sync::OnceLock;
 
 /// Intervals are `[4^(-k/4), 1]` with `k` up to this number.
@@ -25,18 +29,99 @@ pub(super) struct Fractions {
 pub(super) fn inverse_root(ratio: f64) -> Option<&'static Fractions> {
     static ALL: OnceLock<Vec<Fractions>> = OnceLock::new();
     let all = ALL.get_or_init(|| (0..=MOST).map(|k| Fractions::new(2.0f64.powf(-0.25 * k as f64))).collect());
-    let k = (-4.0 * ratio.log2()).ceil();
-    // Not a number compares false.
-    if k <= MOST as f64 { all.get(k.max(0.0) as usize) } else { None }
+    all.get(class(ratio)?)
 }
 
-impl Fractions {
+/// `ln x = constant + Σ weights[j] / (x + poles[j])`, all weights negative.
+#[derive(Debug, Clone)]
+pub(super) struct Logarithm {
+    pub(super) constant: f64,
+    pub(super) fractions: Fractions,
+}
+
+/// Those of the logarithm go up to this number: for wider intervals its nodes lose digits.
+const MOST_OF_LOGARITHM: usize = 24;
+
+/// That for `[ratio², 1]`; none for a ratio below `2^-6`.
+pub(super) fn logarithm(ratio: f64) -> Option<&'static Logarithm> {
+    static ALL: OnceLock<Vec<Logarithm>> = OnceLock::new();
+    let all =
+        ALL.get_or_init(|| (0..=MOST_OF_LOGARITHM).map(|k| Logarithm::new(2.0f64.powf(-0.25 * k as f64))).collect());
+    all.get(class(ratio)?)
+}
+
+/// Number of the smallest of the intervals that holds `[ratio², 1]`.
+fn class(ratio: f64) -> Option<usize> {
+    let k = (-4.0 * ratio.log2()).ceil();
+    // Not a number compares false.
+    (k <= MOST as f64).then_some(k.max(0.0) as usize)
+}
+
+impl Logarithm {
+    fn new(ratio: f64) -> Self {
+        let quarter = Quarter::new(ratio);
+        let (mut poles, mut weights) = (Vec::new(), Vec::new());
+        for (node, weight) in gauss_legendre(quarter.points) {
+            let angle = node.acos();
+            let u = quarter.own * angle / PI;
+            // From the nearer end, where the functions keep their digits; dt/du with t = (ρ sn/cn)², at the other end
+            // (cn/sn)² of the rest.
+            let (pole, slope) = if angle <= FRAC_PI_2 {
+                let (sn, cn, dn) = jacobi(u, quarter.ratio);
+                ((quarter.ratio * sn / cn).powi(2), 2.0 * quarter.ratio.powi(2) * sn * dn / cn.powi(3))
+            } else {
+                let (sn, cn, dn) = jacobi(quarter.own - u, quarter.ratio);
+                ((cn / sn).powi(2), 2.0 * cn * dn / sn.powi(3))
+            };
+            poles.push(pole);
+            weights.push(-weight * slope * quarter.own / (PI * angle.sin()));
+        }
+        let middle = quarter.ratio;
+        let sum: f64 = poles.iter().zip(&weights).map(|(pole, weight)| weight / (middle + pole)).sum();
+        Self { constant: middle.ln() - sum, fractions: Fractions { poles, weights } }
+    }
+}
+
+/// Nodes in `(−1, 1)` and weights of Gauss and Legendre's rule, by Newton's method (Abramowitz and Stegun, section 25.4.29).
+fn gauss_legendre(n: usize) -> Vec<(f64, f64)> {
+    let one = |j: usize| {
+        let mut x = (PI * (j as f64 + 0.75) / (n as f64 + 0.5)).cos();
+        let mut slope = 1.0;
+        for _ in 0..8 {
+            let (mut before, mut value) = (1.0, x);
+            for k in 2..=n {
+                let k = k as f64;
+                (before, value) = (value, ((2.0 * k - 1.0) * x * value - (k - 1.0) * before) / k);
+            }
+            slope = n as f64 * (before - x * value) / ((1.0 - x) * (1.0 + x));
+            x -= value / slope;
+        }
+        (x, 2.0 / ((1.0 - x) * (1.0 + x) * slope * slope))
+    };
+    (0..n).map(one).collect()
+}
+
+/// The quarter period of the elliptic functions for an interval, and how many points leave `e^LOG_ERROR`.
+struct Quarter {
+    ratio: f64,
+    own: f64,
+    points: usize,
+}
+
+impl Quarter {
     fn new(ratio: f64) -> Self {
         // The nodes of an interval of one point would do for none.
         let ratio = ratio.min(0.84);
         let modulus = ((1.0 - ratio) * (1.0 + ratio)).sqrt();
         let (own, other) = (PI / (2.0 * mean(1.0, ratio)), PI / (2.0 * mean(1.0, modulus)));
-        let n = (-LOG_ERROR * own / (2.0 * PI * other)).ceil() as usize;
+        let points = (-LOG_ERROR * own / (2.0 * PI * other)).ceil() as usize;
+        Self { ratio, own, points }
+    }
+}
+
+impl Fractions {
+    fn new(ratio: f64) -> Self {
+        let Quarter { ratio, own, points: n } = Quarter::new(ratio);
         let step = own / n as f64;
         let (mut poles, mut weights) = (vec![0.0; n], vec![0.0; n]);
         // From either end of the quarter period, where the functions keep their digits.
@@ -104,8 +189,25 @@ mod tests {
     }
 
     #[test]
+    fn the_sum_is_the_logarithm() {
+        for ratio in [1.0, 0.9, 0.5, 0.1, 1.0 / 34.0, 1.0 / 63.0] {
+            let of = logarithm(ratio).unwrap();
+            let f = &of.fractions;
+            assert!(f.weights.iter().all(|&weight| weight < 0.0));
+            for i in 0..=1000 {
+                let x = (2.0 * ratio.ln() * (1.0 - f64::from(i) / 1000.0)).exp();
+                let sum: f64 = f.poles.iter().zip(&f.weights).map(|(c, w)| w / (x + c)).sum();
+                let error = (of.constant + sum - x.ln()).abs();
+                let bar = 2e-15 * of.constant.abs().max(1.0);
+                assert!(error < bar, "off by {error} at {x} of [{}, 1], {} terms", ratio * ratio, f.poles.len());
+            }
+        }
+    }
+
+    #[test]
     fn no_ratio_too_small_or_not_a_number() {
         assert!(inverse_root(1e-7).is_none() && inverse_root(0.0).is_none() && inverse_root(f64::NAN).is_none());
         assert!(inverse_root(1.5).is_some());
+        assert!(logarithm(1e-2).is_none() && logarithm(f64::NAN).is_none() && logarithm(1.5).is_some());
     }
 }

@@ -4,6 +4,7 @@
 //! Only the upper triangle is read and updated. The rank-2 update of a step is applied in the pass that multiplies the
 //! updated matrix with the next reflection's vector, so that the matrix is read and written once a step.
 
+use super::linalg::symmetrise;
 use super::wide::Wide;
 
 /// `Qᵀ A Q = T` of the matrices in the lanes, `Q` as a product of reflections `I − β v vᵀ`.
@@ -42,6 +43,18 @@ impl<W: Wide> Tridiagonal<W> {
             }
             target[0] = W::from_lanes(|k| rows[k][0]).sub(shifts).mul(factors);
         }
+    }
+
+    /// Puts symmetric matrices, one after the other, in the lanes: each the mean of itself and its transpose.
+    #[inline(always)]
+    pub(super) fn load_symmetric(&mut self, group: &mut [f64]) {
+        let d = self.diagonal.len();
+        group.chunks_exact_mut(d * d).for_each(|matrix| symmetrise(matrix, d));
+        let matrices: [(&[f64], f64); 8] = std::array::from_fn(|k| {
+            let first = if (k + 1) * d * d <= group.len() { k * d * d } else { 0 };
+            (&group[first..first + d * d], 0.0)
+        });
+        self.load(&matrices, &[1.0; 8]);
     }
 
     /// Puts whole matrices in the lanes, scaled.
