@@ -59,8 +59,10 @@ pub enum Metric {
 
 /// Matrix logarithm of SPD matrices `[.., d, d]`.
 ///
-/// The backward pass is Daleckii and Krein's formula, `V (K ∘ (Vᵀ G V)) Vᵀ` with the divided differences of the
-/// logarithm (Higham, *Functions of Matrices*, 2008, theorem 3.11).
+/// Where the extreme eigenvalues lie within a factor of 1000, by partial fractions of a tridiagonal form: the nodes of Hale,
+/// Higham and Trefethen (SIAM J. Numer. Anal. 46, 2008, section 4), the derivative term by term. Elsewhere by
+/// eigenvectors, the backward pass by Daleckii and Krein's formula, `V (K ∘ (Vᵀ G V)) Vᵀ` with the divided differences of
+/// the logarithm (Higham, *Functions of Matrices*, 2008, theorem 3.11).
 ///
 /// # Errors
 /// Not square, not finite, not symmetric, not positive definite, or the eigensolver did not converge.
@@ -68,7 +70,7 @@ pub fn log(a: &Tensor) -> Result<Tensor> {
     Function::Log.apply(a)
 }
 
-/// Principal square root of SPD matrices `[.., d, d]`; backward as for [`log`].
+/// Principal square root of SPD matrices `[.., d, d]`, by eigenvectors; backward by Daleckii and Krein's formula.
 ///
 /// # Errors
 /// As [`log`].
@@ -76,7 +78,7 @@ pub fn sqrt(a: &Tensor) -> Result<Tensor> {
     Function::Sqrt.apply(a)
 }
 
-/// Inverse of the principal square root of SPD matrices `[.., d, d]`; backward as for [`log`].
+/// Inverse of the principal square root of SPD matrices `[.., d, d]`; backward as for [`sqrt`].
 ///
 /// # Errors
 /// As [`log`].
@@ -84,7 +86,7 @@ pub fn inv_sqrt(a: &Tensor) -> Result<Tensor> {
     Function::InvSqrt.apply(a)
 }
 
-/// Exponential of symmetric matrices `[.., d, d]`, definite or not; backward as for [`log`].
+/// Exponential of symmetric matrices `[.., d, d]`, definite or not; backward as for [`sqrt`].
 ///
 /// # Errors
 /// Not square, not finite, not symmetric, or the eigensolver did not converge.

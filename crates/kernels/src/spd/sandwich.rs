@@ -21,13 +21,7 @@ pub(super) struct Sandwich<W> {
 
 impl<W> Default for Sandwich<W> {
     fn default() -> Self {
-        Self {
-            couplings: Vec::new(),
-            inverses: Vec::new(),
-            half: Vec::new(),
-            zeros: Vec::new(),
-            sum: Vec::new(),
-        }
+        Self { couplings: Vec::new(), inverses: Vec::new(), half: Vec::new(), zeros: Vec::new(), sum: Vec::new() }
     }
 }
 
@@ -62,7 +56,7 @@ impl<W: Wide> Sandwich<W> {
 
     /// `H` from the upper triangle of `G`.
     #[inline(always)]
-    fn from_left(&mut self, matrix: &[W], d: usize) {
+    fn inward(&mut self, matrix: &[W], d: usize) {
         let zero = W::splat(0.0);
         for i in (0..d).rev() {
             let u_i = self.couplings[i];
@@ -90,7 +84,7 @@ impl<W: Wide> Sandwich<W> {
 
     /// Adds the terms to the sum, or begins it with them.
     #[inline(always)]
-    fn to_right(&mut self, off: &[W], terms: &[(W, W)], begin: bool) {
+    fn outward(&mut self, off: &[W], terms: &[(W, W)], begin: bool) {
         let d = off.len();
         let zero = W::splat(0.0);
         let mut weights = [zero; TERMS];
@@ -134,8 +128,8 @@ impl<W: Wide> Room<W> {
         sandwich.size(d);
         for terms in self.terms.chunks_exact(TERMS) {
             sandwich.factorise(&self.work.diagonal[..d], &self.work.off[..d], terms);
-            sandwich.from_left(&self.work.matrix, d);
-            sandwich.to_right(&self.work.off[..d], terms, terms.as_ptr() == self.terms.as_ptr());
+            sandwich.inward(&self.work.matrix, d);
+            sandwich.outward(&self.work.off[..d], terms, terms.as_ptr() == self.terms.as_ptr());
         }
         std::mem::swap(&mut self.work.matrix, &mut sandwich.sum);
     }
