@@ -145,6 +145,33 @@ proptest! {
     }
 }
 
+/// `∇ tr log A = A^{-1}` and `exp log A = A`, of matrices that are taken in different ways: sizes up to and beyond the largest
+/// that goes by partial fractions, condition numbers on both sides of theirs, spectra close to one value, side by side.
+#[test]
+fn logarithms_whichever_way_they_are_taken() {
+    let mut stream = stream(41);
+    for d in [9, 128, 129] {
+        let ends: [f64; 6] = [0.1, 0.9, 2e-3, 5e-5, 0.999, 1.5e-3];
+        let all: Vec<f64> = ends
+            .iter()
+            .flat_map(|end| {
+                let mut spectrum: Vec<f64> = (0..d).map(|_| stream.range(*end, 1.0)).collect();
+                (spectrum[0], spectrum[1]) = (*end, 1.0);
+                with_spectrum(&spectrum, &mut stream)
+            })
+            .collect();
+        let x = Var::from_tensor(&tensor(&all, d)).unwrap();
+        let logarithms = spd::log(&x).unwrap();
+        assert_close("exp log", &values(&spd::exp(&logarithms.detach()).unwrap()), &all, d * d, 1e-11);
+        let identity = Tensor::eye(d, DType::F64, &Device::Cpu).unwrap();
+        let traces = logarithms.broadcast_mul(&identity).unwrap().sum_all().unwrap();
+        let inverse = traces.backward().unwrap().remove(&x).unwrap();
+        let products = values(&inverse.matmul(&x).unwrap());
+        let identities: Vec<f64> = (0..ends.len()).flat_map(|_| values(&identity)).collect();
+        assert_close("gradient of the trace times the matrix", &products, &identities, d * d, 1e-9);
+    }
+}
+
 fn check_gradient(loss: &dyn Fn(&Tensor) -> Tensor, x: &[f64], d: usize, stream: &mut Stream) {
     let variable = Var::from_tensor(&tensor(x, d)).unwrap();
     let grads = loss(&variable).backward().unwrap();

@@ -5,13 +5,13 @@
 
 mod aggregate;
 mod cost;
+mod extended;
 mod graph;
 mod lanes;
 mod precise;
 mod scaling;
 mod sinkhorn;
 mod values;
-mod wide;
 
 pub use aggregate::aggregate;
 pub use graph::{DsotConfig, DsotGraph, dsot_graph};

@@ -3,10 +3,10 @@
 //!
 //! Where a plan is almost a permutation, its gradient is a sum of terms that may be larger than it by any power of
 //! ten: what a rounding in an update leaves is then no longer small beside it. The same recursion as in
-//! [`super::scaling`] runs here on [`Wide`] numbers, twice as many digits at a time, until enough of them are left.
+//! [`super::scaling`] runs here on [`Extended`] numbers, twice as many digits at a time, until enough of them are left.
 
+use super::extended::{Exponential, Extended};
 use super::sinkhorn::SinkhornConfig;
-use super::wide::{Exponential, Wide};
 
 /// Bits of a gradient that have to be right.
 const RIGHT: i64 = 64;
@@ -42,21 +42,21 @@ fn attempt<const L: usize>(cost: &[f64], n: usize, config: SinkhornConfig, grad:
 /// The kernel `exp((row minimum − C) / ε)` and the scalings: `rows` of iterations `1..=T`, `columns` of `0..=T`.
 struct Path<const L: usize> {
     n: usize,
-    kernel: Vec<Wide<L>>,
-    rows: Vec<Wide<L>>,
-    columns: Vec<Wide<L>>,
+    kernel: Vec<Extended<L>>,
+    rows: Vec<Extended<L>>,
+    columns: Vec<Extended<L>>,
 }
 
 impl<const L: usize> Path<L> {
     fn new(cost: &[f64], n: usize, config: SinkhornConfig) -> Self {
         let kernel = kernel(cost, n, config.eps);
-        let (one, size) = (Wide::new(1.0), Wide::new(n as f64));
+        let (one, size) = (Extended::new(1.0), Extended::new(n as f64));
         let mut rows = Vec::with_capacity(config.iterations * n);
         let mut columns = vec![one; n];
         for t in 0..config.iterations {
             let v = &columns[t * n..];
             rows.extend(kernel.chunks_exact(n).map(|row| (size * inner(row, v)).reciprocal()));
-            let mut sums = vec![Wide::ZERO; n];
+            let mut sums = vec![Extended::ZERO; n];
             for (row, &u) in kernel.chunks_exact(n).zip(&rows[t * n..]) {
                 add(&mut sums, u, row);
             }
@@ -65,11 +65,11 @@ impl<const L: usize> Path<L> {
         Self { n, kernel, rows, columns }
     }
 
-    fn row(&self, t: usize) -> &[Wide<L>] {
+    fn row(&self, t: usize) -> &[Extended<L>] {
         &self.rows[t * self.n..(t + 1) * self.n]
     }
 
-    fn column(&self, t: usize) -> &[Wide<L>] {
+    fn column(&self, t: usize) -> &[Extended<L>] {
         &self.columns[t * self.n..(t + 1) * self.n]
     }
 
@@ -77,29 +77,29 @@ impl<const L: usize> Path<L> {
         self.rows.len() / self.n
     }
 
-    fn plan(&self) -> Vec<Wide<L>> {
+    fn plan(&self) -> Vec<Extended<L>> {
         let (u, v) = (self.row(self.iterations() - 1), self.column(self.iterations()));
         let rows = self.kernel.chunks_exact(self.n).zip(u);
         rows.flat_map(|(row, &u)| row.iter().zip(v).map(move |(&k, &v)| u * k * v)).collect()
     }
 
     /// The gradient, and the size of the largest of the terms that it is the sum of.
-    fn gradient(&self, grad: &[f64], eps: f64) -> (Vec<Wide<L>>, i64) {
-        let (n, size) = (self.n, Wide::new(self.n as f64));
+    fn gradient(&self, grad: &[f64], eps: f64) -> (Vec<Extended<L>>, i64) {
+        let (n, size) = (self.n, Extended::new(self.n as f64));
         let first = first_step_back(&self.plan(), n, grad);
         let mut terms = largest(&first);
-        let mut from_rows: Vec<Wide<L>> =
-            first.chunks_exact(n).map(|row| row.iter().fold(Wide::ZERO, |s, &x| s + x)).collect();
+        let mut from_rows: Vec<Extended<L>> =
+            first.chunks_exact(n).map(|row| row.iter().fold(Extended::ZERO, |s, &x| s + x)).collect();
         // What K is to be multiplied by, entry by entry, and added to `first`.
-        let mut factors = vec![Wide::ZERO; n * n];
-        let mut from_columns = vec![Wide::ZERO; n];
+        let mut factors = vec![Extended::ZERO; n * n];
+        let mut from_columns = vec![Extended::ZERO; n];
         for t in (0..self.iterations()).rev() {
             let (u, before, after) = (self.row(t), self.column(t), self.column(t + 1));
-            let weights: Vec<Wide<L>> = after.iter().zip(&from_columns).map(|(&v, &c)| v * c).collect();
-            let mut sums = vec![Wide::ZERO; n];
+            let weights: Vec<Extended<L>> = after.iter().zip(&from_columns).map(|(&v, &c)| v * c).collect();
+            let mut sums = vec![Extended::ZERO; n];
             for (i, (kernel, factors)) in self.kernel.chunks_exact(n).zip(factors.chunks_exact_mut(n)).enumerate() {
                 let scale = -(size * u[i]);
-                let mut from_row = std::mem::replace(&mut from_rows[i], Wide::ZERO);
+                let mut from_row = std::mem::replace(&mut from_rows[i], Extended::ZERO);
                 if t + 1 < self.iterations() {
                     from_row = from_row + scale * inner(kernel, &weights);
                     add(factors, scale, &weights);
@@ -112,17 +112,21 @@ impl<const L: usize> Path<L> {
             from_columns = before.iter().zip(&sums).map(|(&v, &sum)| v * sum).collect();
             terms = terms.max(largest(&from_columns));
         }
-        let scale = -Wide::new(eps).reciprocal();
+        let scale = -Extended::new(eps).reciprocal();
         let all = first.iter().zip(&self.kernel).zip(&factors).map(|((&x, &k), &f)| scale * (x + k * f)).collect();
         (all, terms.saturating_add(scale.size()))
     }
 }
 
-fn kernel<const L: usize>(cost: &[f64], n: usize, eps: f64) -> Vec<Wide<L>> {
-    let (exponential, inverse) = (Exponential::new(), Wide::new(eps).reciprocal());
+fn kernel<const L: usize>(cost: &[f64], n: usize, eps: f64) -> Vec<Extended<L>> {
+    let (exponential, inverse) = (Exponential::new(), Extended::new(eps).reciprocal());
     let rows = cost.chunks_exact(n).map(|row| (row, row.iter().copied().fold(f64::INFINITY, f64::min)));
     let entry = |least: f64, c: f64| {
-        if c == f64::INFINITY { Wide::ZERO } else { exponential.of((Wide::new(least) - Wide::new(c)) * inverse) }
+        if c == f64::INFINITY {
+            Extended::ZERO
+        } else {
+            exponential.of((Extended::new(least) - Extended::new(c)) * inverse)
+        }
     };
     rows.flat_map(|(row, least)| row.iter().map(move |&c| (least, c))).map(|(least, c)| entry(least, c)).collect()
 }
@@ -132,7 +136,7 @@ fn kernel<const L: usize>(cost: &[f64], n: usize, eps: f64) -> Vec<Wide<L>> {
 ///
 /// Where a column is almost all in one entry, `G − β` cancels there. It is taken as the difference from the
 /// gradient at the column's largest entry, which is exact, less the mean of those differences, which is small.
-fn first_step_back<const L: usize>(plan: &[Wide<L>], n: usize, grad: &[f64]) -> Vec<Wide<L>> {
+fn first_step_back<const L: usize>(plan: &[Extended<L>], n: usize, grad: &[f64]) -> Vec<Extended<L>> {
     let mut pivot = vec![0; n];
     for i in 1..n {
         for (j, row) in pivot.iter_mut().enumerate() {
@@ -141,25 +145,25 @@ fn first_step_back<const L: usize>(plan: &[Wide<L>], n: usize, grad: &[f64]) -> 
             }
         }
     }
-    let difference = |i: usize, j: usize| Wide::new(grad[i * n + j]) - Wide::new(grad[pivot[j] * n + j]);
-    let mut mean = vec![Wide::ZERO; n];
+    let difference = |i: usize, j: usize| Extended::new(grad[i * n + j]) - Extended::new(grad[pivot[j] * n + j]);
+    let mut mean = vec![Extended::ZERO; n];
     for (k, &p) in plan.iter().enumerate() {
         mean[k % n] = mean[k % n] + p * difference(k / n, k % n);
     }
-    mean.iter_mut().for_each(|m| *m = *m * Wide::new(n as f64));
+    mean.iter_mut().for_each(|m| *m = *m * Extended::new(n as f64));
     plan.iter().enumerate().map(|(k, &p)| p * (difference(k / n, k % n) - mean[k % n])).collect()
 }
 
-fn largest<const L: usize>(values: &[Wide<L>]) -> i64 {
+fn largest<const L: usize>(values: &[Extended<L>]) -> i64 {
     values.iter().map(|v| v.size()).max().unwrap_or(i64::MIN)
 }
 
-fn inner<const L: usize>(a: &[Wide<L>], b: &[Wide<L>]) -> Wide<L> {
-    a.iter().zip(b).fold(Wide::ZERO, |sum, (&a, &b)| sum + a * b)
+fn inner<const L: usize>(a: &[Extended<L>], b: &[Extended<L>]) -> Extended<L> {
+    a.iter().zip(b).fold(Extended::ZERO, |sum, (&a, &b)| sum + a * b)
 }
 
 /// `sum += factor · x`.
-fn add<const L: usize>(sum: &mut [Wide<L>], factor: Wide<L>, x: &[Wide<L>]) {
+fn add<const L: usize>(sum: &mut [Extended<L>], factor: Extended<L>, x: &[Extended<L>]) {
     sum.iter_mut().zip(x).for_each(|(s, &x)| *s = *s + factor * x);
 }
 

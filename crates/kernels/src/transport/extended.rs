@@ -5,13 +5,13 @@
 
 /// `± mantissa · 2^exponent` with the mantissa in `[½, 1)`, or 0. The least significant limb comes first.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Wide<const L: usize> {
+pub(super) struct Extended<const L: usize> {
     negative: bool,
     exponent: i64,
     limbs: [u64; L],
 }
 
-impl<const L: usize> Wide<L> {
+impl<const L: usize> Extended<L> {
     pub(super) const ZERO: Self = Self { negative: false, exponent: 0, limbs: [0; L] };
 
     /// Exactly this number, which is finite.
@@ -94,7 +94,7 @@ impl<const L: usize> Wide<L> {
     }
 }
 
-impl<const L: usize> std::ops::Neg for Wide<L> {
+impl<const L: usize> std::ops::Neg for Extended<L> {
     type Output = Self;
 
     fn neg(self) -> Self {
@@ -102,7 +102,7 @@ impl<const L: usize> std::ops::Neg for Wide<L> {
     }
 }
 
-impl<const L: usize> std::ops::Add for Wide<L> {
+impl<const L: usize> std::ops::Add for Extended<L> {
     type Output = Self;
 
     #[inline]
@@ -133,7 +133,7 @@ impl<const L: usize> std::ops::Add for Wide<L> {
     }
 }
 
-impl<const L: usize> std::ops::Sub for Wide<L> {
+impl<const L: usize> std::ops::Sub for Extended<L> {
     type Output = Self;
 
     #[inline]
@@ -142,7 +142,7 @@ impl<const L: usize> std::ops::Sub for Wide<L> {
     }
 }
 
-impl<const L: usize> std::ops::Mul for Wide<L> {
+impl<const L: usize> std::ops::Mul for Extended<L> {
     type Output = Self;
 
     /// The upper half of the product, limb by limb, with one bit below it for the normalisation.
@@ -174,9 +174,9 @@ impl<const L: usize> std::ops::Mul for Wide<L> {
 
 /// Exponentials, with the constants that they need.
 pub(super) struct Exponential<const L: usize> {
-    ln2: Wide<L>,
+    ln2: Extended<L>,
     /// `1/k` for `k = 1, 2, ..`, as many as the series has terms.
-    inverses: Vec<Wide<L>>,
+    inverses: Vec<Extended<L>>,
 }
 
 impl<const L: usize> Exponential<L> {
@@ -184,9 +184,9 @@ impl<const L: usize> Exponential<L> {
     const HALVINGS: i64 = 8;
 
     pub(super) fn new() -> Self {
-        let inverse = |k: usize| Wide::new(k as f64).reciprocal();
+        let inverse = |k: usize| Extended::new(k as f64).reciprocal();
         // ln 2 = 2 artanh(1/3) = Σ 2 / ((2k + 1) 3^(2k + 1)).
-        let (third, mut ln2, mut k) = (inverse(3), Wide::ZERO, 0);
+        let (third, mut ln2, mut k) = (inverse(3), Extended::ZERO, 0);
         let (ninth, mut power) = (third * third, third.shifted(1));
         while power.size() > -64 * L as i64 {
             ln2 = ln2 + power * inverse(2 * k + 1);
@@ -203,10 +203,10 @@ impl<const L: usize> Exponential<L> {
     }
 
     /// `exp(x)` for `|x| < 2^50`, up to `2^(12 − 64 L) (1 + |x|)` of itself.
-    pub(super) fn of(&self, x: Wide<L>) -> Wide<L> {
+    pub(super) fn of(&self, x: Extended<L>) -> Extended<L> {
         let k = (x.to_f64() * std::f64::consts::LOG2_E).round();
-        let rest = (x - self.ln2 * Wide::new(k)).shifted(-Self::HALVINGS);
-        let one = Wide::new(1.0);
+        let rest = (x - self.ln2 * Extended::new(k)).shifted(-Self::HALVINGS);
+        let one = Extended::new(1.0);
         let mut sum = one;
         for inverse in self.inverses.iter().rev() {
             sum = one + sum * (rest * *inverse);
@@ -224,22 +224,22 @@ mod tests {
     use random::{Axis, Seeds};
 
     /// `|x − want| ≤ 2^-bits |want|`.
-    fn close<const L: usize>(x: Wide<L>, want: Wide<L>, bits: i64) -> bool {
+    fn close<const L: usize>(x: Extended<L>, want: Extended<L>, bits: i64) -> bool {
         (x - want).size() <= want.size() - bits || x == want
     }
 
     fn sums_and_products<const L: usize>() {
         let mut stream = Seeds::new(6).stream(Axis::Test, &[]);
         for _ in 0..500 {
-            let mut draw = || Wide::<L>::new(stream.normal() * 10f64.powf(stream.range(-20.0, 20.0)));
+            let mut draw = || Extended::<L>::new(stream.normal() * 10f64.powf(stream.range(-20.0, 20.0)));
             let (a, b, c) = (draw() * draw(), draw(), draw());
             let (sum, parts) = ((a + b) * c, [a * c, b * c]);
             let larger = parts[0].size().max(parts[1].size());
             assert!((sum - parts[0] - parts[1]).size() <= larger + 4 - 64 * L as i64, "{a:?} {b:?} {c:?}");
             let same = a;
-            assert_eq!(a - same, Wide::ZERO);
+            assert_eq!(a - same, Extended::ZERO);
             assert_eq!(a + b, b + a);
-            assert!(close(a * a.reciprocal(), Wide::new(1.0), 64 * L as i64 - 4), "reciprocal of {a:?}");
+            assert!(close(a * a.reciprocal(), Extended::new(1.0), 64 * L as i64 - 4), "reciprocal of {a:?}");
         }
     }
 
@@ -253,21 +253,21 @@ mod tests {
     #[test]
     fn numbers_come_and_go_unchanged() {
         for x in [0.0, 1.0, -3.75, 0.1, 5e-324, -2.3e-310, 1.7976931348623157e308, -2.2250738585072014e-308] {
-            assert_eq!(Wide::<2>::new(x).to_f64(), x);
-            assert_eq!(Wide::<4>::new(x).to_f64(), x);
+            assert_eq!(Extended::<2>::new(x).to_f64(), x);
+            assert_eq!(Extended::<4>::new(x).to_f64(), x);
         }
-        let tiny = Wide::<2>::new(1e-300);
+        let tiny = Extended::<2>::new(1e-300);
         assert_eq!((tiny * tiny).to_f64(), 0.0);
-        assert!(((tiny * tiny).reciprocal() * tiny * tiny - Wide::new(1.0)).to_f64().abs() < 1e-37);
+        assert!(((tiny * tiny).reciprocal() * tiny * tiny - Extended::new(1.0)).to_f64().abs() < 1e-37);
     }
 
     /// 1 + 2^-100 − 1, which float64 does not see.
     #[test]
     fn a_small_difference_survives() {
-        let one = Wide::<2>::new(1.0);
+        let one = Extended::<2>::new(1.0);
         assert_eq!((one + one.shifted(-100) - one).to_f64(), 2f64.powi(-100));
-        assert_eq!(one + one.shifted(-200) - one, Wide::ZERO);
-        let more = Wide::<4>::new(1.0);
+        assert_eq!(one + one.shifted(-200) - one, Extended::ZERO);
+        let more = Extended::<4>::new(1.0);
         assert_eq!((more + more.shifted(-200) - more).to_f64(), 2f64.powi(-200));
     }
 
@@ -275,17 +275,17 @@ mod tests {
     fn exponentials_multiply() {
         let (exp, precise) = (Exponential::<2>::new(), Exponential::<4>::new());
         // e to 60 digits, in pieces of float64.
-        let e = Wide::<4>::new(std::f64::consts::E)
-            + Wide::new(1.4456468917292502e-16)
-            + Wide::new(-2.1277171080381768e-33);
-        assert!(close(precise.of(Wide::new(1.0)), e, 155));
+        let e = Extended::<4>::new(std::f64::consts::E)
+            + Extended::new(1.4456468917292502e-16)
+            + Extended::new(-2.1277171080381768e-33);
+        assert!(close(precise.of(Extended::new(1.0)), e, 155));
         let mut stream = Seeds::new(7).stream(Axis::Test, &[]);
         for _ in 0..200 {
             let (x, y) = (stream.range(-2000.0, 2000.0), stream.range(-3.0, 3.0));
-            let both = exp.of(Wide::new(x) + Wide::new(y));
-            assert!(close(exp.of(Wide::new(x)) * exp.of(Wide::new(y)), both, 128 - 24), "{x} + {y}");
-            assert!((exp.of(Wide::new(y)).to_f64() / y.exp() - 1.0).abs() < 5e-16);
+            let both = exp.of(Extended::new(x) + Extended::new(y));
+            assert!(close(exp.of(Extended::new(x)) * exp.of(Extended::new(y)), both, 128 - 24), "{x} + {y}");
+            assert!((exp.of(Extended::new(y)).to_f64() / y.exp() - 1.0).abs() < 5e-16);
         }
-        assert_eq!(exp.of(Wide::ZERO), Wide::new(1.0));
+        assert_eq!(exp.of(Extended::ZERO), Extended::new(1.0));
     }
 }
