@@ -4,9 +4,10 @@ use candle_core::{Shape, Tensor};
 use rayon::prelude::*;
 
 use super::inverse_root::TOGETHER;
-use super::linalg::{Form, square, symmetrise};
+use super::linalg::symmetrise;
 use super::prepared::Prepared;
 use super::simd::{dispatched, squared_difference};
+use super::triangular::times;
 use super::{Metric, bures, saved};
 use crate::{Error, Result};
 
@@ -183,7 +184,7 @@ impl Pairs {
         Ok(members.par_iter().enumerate().map(one).collect::<Vec<_>>().concat())
     }
 
-    /// `A^{-½} Σ factor · (A^½ − Uᵀ B^½)`, and the same with the roles exchanged.
+    /// The symmetric part of `Σ factor · (C_A − C_B U) C_A⁻¹`, and the same with the roles exchanged.
     fn bures_wasserstein(&self, side: Side, factors: &[f64], kept: Option<&Vec<bures::Polar>>) -> Result<Vec<f64>> {
         let d = self.a.dim();
         let members = self.members(side, factors);
@@ -200,13 +201,12 @@ impl Pairs {
                 for (at, (&pair, &(i, j))) in group.iter().zip(&indices).enumerate() {
                     let rotation = &kept.map_or_else(|| &anew[at], |all| &all[pair]).rotation;
                     match side {
-                        Side::A => bures::subtract_image_b(&mut sum, factors[pair], rotation, self.b.image(j), d),
-                        Side::B => bures::subtract_image_a(&mut sum, factors[pair], rotation, self.a.image(i), d),
+                        Side::A => bures::subtract_image_b(&mut sum, factors[pair], rotation, self.b.factor(j), d),
+                        Side::B => bures::subtract_image_a(&mut sum, factors[pair], rotation, self.a.factor(i), d),
                     }
                 }
             }
-            let inverse = self.prepared(side).inverse_root(own);
-            let mut out = square((inverse, Form::Plain), (&sum, Form::Plain), d);
+            let mut out = times(&sum, self.prepared(side).inverse_factor(own), d);
             symmetrise(&mut out, d);
             Ok(out)
         };

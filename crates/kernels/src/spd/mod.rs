@@ -30,6 +30,7 @@ pub(crate) mod simd;
 mod sweeps;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+mod triangular;
 mod tridiagonal;
 mod wide;
 

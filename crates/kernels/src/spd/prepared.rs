@@ -11,6 +11,7 @@ use super::eigen::Eigen;
 use super::function::Function;
 use super::input::Batch;
 use super::simd::squared_difference;
+use super::triangular::Factor;
 use crate::{Error, Result};
 
 /// Margin for rounding in the comparison of bounds with distances.
@@ -32,7 +33,7 @@ struct Inner {
     d: usize,
     /// Ascending eigenvalues of each matrix.
     spectra: Vec<Vec<f64>>,
-    /// The logarithm or the square root of each matrix.
+    /// The logarithm or a square root of each matrix.
     images: Vec<Vec<f64>>,
     /// What a gradient takes from each matrix.
     factors: Factors,
@@ -48,8 +49,8 @@ struct Inner {
 enum Factors {
     /// For the log-Euclidean distance.
     Eigen(Vec<Eigen>),
-    /// Inverse square roots, for the Bures-Wasserstein distance.
-    InverseRoots(Vec<Vec<f64>>),
+    /// Inverses of the square roots, for the Bures-Wasserstein distance, and whether both are lower triangles.
+    InverseRoots(Vec<(Vec<f64>, bool)>),
 }
 
 impl Prepared {
@@ -83,7 +84,7 @@ impl Prepared {
                 for roots in batch.roots(op, PLAIN)? {
                     spectra.push(roots.spectrum);
                     images.push(roots.root);
-                    inverses.push(roots.inverse);
+                    inverses.push((roots.inverse, roots.lower));
                 }
                 (spectra, images, Factors::InverseRoots(inverses))
             }
@@ -154,15 +155,20 @@ impl Prepared {
         }
     }
 
-    /// `A^{-½}` of matrix `i`.
-    pub(crate) fn inverse_root(&self, i: usize) -> &[f64] {
+    /// `C` with `A = C Cᵀ` of matrix `i`.
+    pub(crate) fn factor(&self, i: usize) -> Factor<'_> {
+        Factor { values: self.image(i), lower: self.inverse_factor(i).lower }
+    }
+
+    /// `C⁻¹` of matrix `i`.
+    pub(crate) fn inverse_factor(&self, i: usize) -> Factor<'_> {
         match &self.0.factors {
-            Factors::InverseRoots(all) => &all[i],
+            Factors::InverseRoots(all) => Factor { values: &all[i].0, lower: all[i].1 },
             Factors::Eigen(_) => unreachable!("inverse roots are of the Bures-Wasserstein distance"),
         }
     }
 
-    /// Logarithm or square root of matrix `i`.
+    /// Logarithm or a square root of matrix `i`.
     pub(crate) fn image(&self, i: usize) -> &[f64] {
         &self.0.images[i]
     }
@@ -181,7 +187,8 @@ impl Prepared {
     /// Square root of matrix `i` with what bounds its products.
     pub(crate) fn root(&self, i: usize) -> bures::Root<'_> {
         let values = self.eigenvalues(i);
-        bures::Root { root: self.image(i), trace: self.0.traces[i], least: values[0], largest: values[self.dim() - 1] }
+        let (least, largest) = (values[0], values[self.dim() - 1]);
+        bures::Root { matrix: self.matrix(i), factor: self.factor(i), trace: self.0.traces[i], least, largest }
     }
 
     /// Refuses a partner of another metric or size.
@@ -228,12 +235,15 @@ impl Prepared {
     }
 
     /// A lower bound of the distance of matrix `i` to matrix `j` of `other`, for the price of a difference: the larger of
-    /// `H/√2`, with `H/√2 ≤ δ ≤ H` for `H = ‖A^½ − B^½‖_F`, and `√Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues
-    /// (the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`).
+    /// `√Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues (the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`),
+    /// and, of principal roots, `H/√2`, with `H/√2 ≤ δ ≤ H` for `H = ‖A^½ − B^½‖_F`.
     pub(crate) fn lower_bound(&self, i: usize, other: &Prepared, j: usize) -> f64 {
-        let from_roots = bures::root_distance(self.image(i), other.image(j)) * std::f64::consts::FRAC_1_SQRT_2;
         let spectra = self.eigenvalues(i).iter().zip(other.eigenvalues(j));
         let from_spectra = spectra.map(|(x, y)| (x.sqrt() - y.sqrt()).powi(2)).sum::<f64>().sqrt();
+        if self.factor(i).lower || other.factor(j).lower {
+            return from_spectra;
+        }
+        let from_roots = bures::root_distance(self.image(i), other.image(j)) * std::f64::consts::FRAC_1_SQRT_2;
         from_roots.max(from_spectra)
     }
 }
