@@ -33,8 +33,8 @@ impl Job for Factorise<'_> {
             load(&mut c, group, d);
             factorise(&mut c, d);
             invert(&c, &mut inverse, d);
-            for lane in 0..group.len() {
-                let (factor, inverse) = (unload(&c, lane), unload(&inverse, lane));
+            let (factors, inverses) = (unload(&c, group.len(), d), unload(&inverse, group.len(), d));
+            for (factor, inverse) in factors.into_iter().zip(inverses) {
                 // A pivot that is not positive is not a number, or infinite, after its square root and quotient.
                 let positive = (0..d).all(|i| inverse[i * d + i].is_finite() && factor[i * d + i] > 0.0);
                 out.push(positive.then_some(Cholesky { factor, inverse }));
@@ -56,9 +56,18 @@ fn load<W: Wide>(c: &mut [W], group: &[&[f64]], d: usize) {
     }
 }
 
+/// The lower triangles of the first `used` lanes.
 #[inline(always)]
-fn unload<W: Wide>(c: &[W], lane: usize) -> Vec<f64> {
-    W::lanes(c).iter().skip(lane).step_by(W::LANES).copied().collect()
+fn unload<W: Wide>(c: &[W], used: usize, d: usize) -> Vec<Vec<f64>> {
+    let mut out: Vec<Vec<f64>> = (0..used).map(|_| vec![0.0; d * d]).collect();
+    for i in 0..d {
+        let lanes = W::lanes(&c[i * d..i * d + i + 1]);
+        for (lane, out) in out.iter_mut().enumerate() {
+            let row = &mut out[i * d..i * d + i + 1];
+            row.iter_mut().zip(lanes.chunks_exact(W::LANES)).for_each(|(v, lanes)| *v = lanes[lane]);
+        }
+    }
+    out
 }
 
 /// `Σ a_k b_k` in four chains.

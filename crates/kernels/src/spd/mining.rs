@@ -11,11 +11,14 @@
 //! Any positive definite `M` bounds, so an inexact map makes the search slower, never wrong: `M⁻¹` is taken as it was
 //! computed, `C (Cᵀ B C)^{-½} Cᵀ` for means `A = C Cᵀ` and `B`, and `M` comes from its Cholesky factor.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::bures;
 use super::cholesky::cholesky;
 use super::inverse_root::{Scaled, TOGETHER, covers, inverse_roots};
+use super::linalg::{Form, accumulate};
 use super::polar::Bounded;
 use super::prepared::{Prepared, SLACK};
 use super::simd::{dispatched, dot, squared_difference};
@@ -29,6 +32,9 @@ const INVERSE_ROUNDING: f64 = 1e-13;
 const SUM_ROUNDING: f64 = 1e-12;
 /// Maps that are computed at a time.
 const MAPS: usize = 4;
+
+/// Matrices whose products with all maps are computed at a time.
+const ROWS: usize = 24;
 
 /// Open pairs of two groups up to which their distances are computed without a map between the groups.
 const FEW: usize = 3;
@@ -177,14 +183,45 @@ struct Search<'a> {
     b: &'a Prepared,
     size: usize,
     k: usize,
-    /// Means of the groups of each side, and of all of `b`; none for the log-Euclidean distance, which needs no bounds.
-    means: Option<[Vec<Mean>; 3]>,
+    /// None for the log-Euclidean distance, which needs no bounds.
+    means: Option<Means>,
+}
+
+/// The means of the groups of each side, and maps from those of `a` to the mean of all of `b`.
+struct Means {
+    a: Vec<Mean>,
+    b: Vec<Mean>,
+    rough: Vec<Option<Map>>,
+    /// Inner products of each matrix of `b` with the inverses of these maps, 0 where there is none, row by row.
+    products: Vec<f64>,
+}
+
+impl Means {
+    fn new(a: &Prepared, b: &Prepared, size: usize) -> Self {
+        let d = a.dim();
+        let (of_a, of_b, all) = (Mean::of_groups(a, size), Mean::of_groups(b, size), Mean::of_groups(b, b.len()));
+        let pairs: Vec<(&Mean, &Mean)> = of_a.iter().map(|mean| (mean, &all[0])).collect();
+        let rough: Vec<Option<Map>> = pairs.par_chunks(MAPS).flat_map_iter(|pairs| maps(pairs, d)).collect();
+        // One product of matrices of d² columns: each matrix is read once, not once for each map.
+        let nothing = vec![0.0; d * d];
+        let inverses: Vec<f64> =
+            rough.iter().flat_map(|map| map.as_ref().map_or(&nothing, |map| &map.inverse)).copied().collect();
+        let rows = |start: usize| {
+            let count = ROWS.min(b.len() - start);
+            let mut out = vec![0.0; count * rough.len()];
+            let sizes = (count, rough.len(), d * d);
+            accumulate(&mut out, (0.0, 1.0), (b.matrices(start, count), Form::Plain), (&inverses, Form::Transposed), sizes, false);
+            out
+        };
+        let products: Vec<Vec<f64>> = (0..b.len()).into_par_iter().step_by(ROWS).map(rows).collect();
+        Self { a: of_a, b: of_b, rough, products: products.concat() }
+    }
 }
 
 impl<'a> Search<'a> {
     fn new(a: &'a Prepared, b: &'a Prepared, size: usize, k: usize) -> Self {
         let bounded = a.metric() == Metric::BuresWasserstein && !a.is_empty() && !b.is_empty();
-        let means = bounded.then(|| [Mean::of_groups(a, size), Mean::of_groups(b, size), Mean::of_groups(b, b.len())]);
+        let means = bounded.then(|| Means::new(a, b, size));
         Self { a, b, size, k, means }
     }
 
@@ -233,7 +270,7 @@ impl<'a> Search<'a> {
 
     /// Replaces the bounds of the groups in which many pairs are open by those of maps between the means.
     fn tighten(&self, i: usize, chosen: &mut [Candidate], best: &[Best]) {
-        let Some([a, b, _]) = &self.means else { return };
+        let Some(Means { a, b, .. }) = &self.means else { return };
         let mut worth: Vec<&mut Candidate> =
             chosen.iter_mut().filter(|candidate| self.open(&candidate.bounds, best) > FEW).collect();
         let pairs: Vec<_> = worth.iter().map(|candidate| (&a[i], &b[candidate.group])).collect();
@@ -272,10 +309,14 @@ impl<'a> Search<'a> {
     /// The `candidates` in the order of the least of their bounds, from the map between the mean of group `i` and the mean of
     /// all of `b`; by the roots' differences where these are too badly conditioned for a map.
     fn rough_bounds(&self, i: usize, candidates: &[usize]) -> Vec<Candidate> {
-        let map = self.means.as_ref().and_then(|[a, _, all]| maps(&[(&a[i], &all[0])], self.a.dim()).pop().flatten());
+        let known = self.means.as_ref().and_then(|means| Some((means, means.rough[i].as_ref()?)));
+        let side = known.map(|(means, map)| (means, products(self.a, self.members(i), &map.map)));
         let bounds = |&group: &usize| {
-            let bounds = match (&map, self.a.metric()) {
-                (Some(map), _) => self.bounds(i, group, map),
+            let bounds = match (&side, self.a.metric()) {
+                (Some((means, a)), _) => {
+                    let product = |m: usize| [self.b.trace(m), means.products[m * means.a.len() + i]];
+                    lower_bounds(a, &self.members(group).map(product).collect::<Vec<_>>())
+                }
                 (None, Metric::BuresWasserstein) => self.root_bounds(i, group),
                 (None, Metric::LogEuclidean) => vec![0.0; self.size * self.size],
             };
@@ -294,17 +335,27 @@ impl<'a> Search<'a> {
 
     /// Lower bounds of the distances of the members of group `i` and those of group `j` of `b`, row by row.
     fn bounds(&self, i: usize, j: usize, map: &Map) -> Vec<f64> {
-        let side = |prepared: &Prepared, group: usize, map: &[f64]| -> Vec<[f64; 2]> {
-            let members = group * self.size..(group + 1) * self.size;
-            members.map(|m| [prepared.trace(m), inner(prepared.matrix(m), map)]).collect()
-        };
-        let (a, b) = (side(self.a, i, &map.map), side(self.b, j, &map.inverse));
-        let bound = |[trace_a, a]: [f64; 2], [trace_b, b]: [f64; 2]| {
-            let rounding = SUM_ROUNDING * (trace_a + trace_b + a + b);
-            (trace_a + trace_b - a - b - rounding).max(0.0).sqrt()
-        };
-        a.iter().flat_map(|&a| b.iter().map(move |&b| bound(a, b))).collect()
+        let (a, b) = (self.members(i), self.members(j));
+        lower_bounds(&products(self.a, a, &map.map), &products(self.b, b, &map.inverse))
     }
+
+    fn members(&self, group: usize) -> Range<usize> {
+        group * self.size..(group + 1) * self.size
+    }
+}
+
+/// Of each of the matrices the trace and the inner product with a map.
+fn products(prepared: &Prepared, members: Range<usize>, map: &[f64]) -> Vec<[f64; 2]> {
+    members.map(|m| [prepared.trace(m), inner(prepared.matrix(m), map)]).collect()
+}
+
+/// `√(tr A + tr B − tr A M − tr B M⁻¹)` less rounding, row by row, from what [`products`] has of both sides.
+fn lower_bounds(a: &[[f64; 2]], b: &[[f64; 2]]) -> Vec<f64> {
+    let bound = |[trace_a, a]: [f64; 2], [trace_b, b]: [f64; 2]| {
+        let rounding = SUM_ROUNDING * (trace_a + trace_b + a + b);
+        (trace_a + trace_b - a - b - rounding).max(0.0).sqrt()
+    };
+    a.iter().flat_map(|&a| b.iter().map(move |&b| bound(a, b))).collect()
 }
 
 /// Takes up to `count` pairs: of each of the `members` that of the least bound, then of each the next.
@@ -450,7 +501,7 @@ mod tests {
         let a = Tensor::from_vec(graded, (4 * SIZE, 3, 3), &Device::Cpu).unwrap();
         let a = Prepared::new(metric, &a).unwrap();
         let search = Search::new(&a, &a, SIZE, 1);
-        let Some([means, ..]) = &search.means else { panic!("no means") };
+        let Some(Means { a: means, .. }) = &search.means else { panic!("no means") };
         let found = maps(&[(&means[0], &means[1]), (&means[0], &means[2])], 3);
         assert!(found.iter().all(Option::is_none), "a map after all");
         let found = a.nearest_in_groups(&a, SIZE, 2, |i, j| i != j).unwrap();
@@ -474,7 +525,7 @@ mod tests {
         let (a, b) = (Prepared::new(metric, &a).unwrap(), Prepared::new(metric, &b).unwrap());
         let search = Search::new(&a, &b, SIZE, 1);
         let (mut total, mut below) = (0.0, 0.0);
-        let Some([of_a, of_b, _]) = &search.means else { panic!("no means") };
+        let Some(Means { a: of_a, b: of_b, .. }) = &search.means else { panic!("no means") };
         for i in 0..4 {
             let maps = maps(&of_b.iter().map(|b| (&of_a[i], b)).collect::<Vec<_>>(), 6);
             for (j, map) in maps.iter().enumerate() {

@@ -36,7 +36,7 @@ mod wide;
 
 use candle_core::Tensor;
 
-pub use covariance::covariance;
+pub use covariance::{covariance, part_covariances};
 pub use distance::{distance, pair_distance};
 pub use prepared::Prepared;
 

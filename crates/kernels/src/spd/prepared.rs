@@ -179,6 +179,12 @@ impl Prepared {
         &self.0.matrices[i * size..(i + 1) * size]
     }
 
+    /// `count` matrices from matrix `start` on, one after the other.
+    pub(crate) fn matrices(&self, start: usize, count: usize) -> &[f64] {
+        let size = self.0.d * self.0.d;
+        &self.0.matrices[start * size..(start + count) * size]
+    }
+
     /// Trace of matrix `i`.
     pub(crate) fn trace(&self, i: usize) -> f64 {
         self.0.traces[i]

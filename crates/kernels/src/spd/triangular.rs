@@ -51,11 +51,9 @@ pub(crate) fn subtract_image(sum: &mut [f64], factor: f64, c: Factor, rotation: 
     multiply(sum, (1.0, -factor), c.plain(), (rotation.0, rotation.1, false), d, false);
 }
 
-/// `sum · inverse` for the inverse of a factor.
-pub(crate) fn times(sum: &[f64], inverse: Factor, d: usize) -> Vec<f64> {
-    let mut out = vec![0.0; d * d];
-    multiply(&mut out, (0.0, 1.0), (sum, Form::Plain, false), inverse.plain(), d, false);
-    out
+/// `out = sum · inverse` for the inverse of a factor.
+pub(crate) fn times(out: &mut [f64], sum: &[f64], inverse: Factor, d: usize) {
+    multiply(out, (0.0, 1.0), (sum, Form::Plain, false), inverse.plain(), d, false);
 }
 
 /// `Cᵀ C`, exactly symmetric.
