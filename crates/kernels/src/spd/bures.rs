@@ -7,6 +7,8 @@
 //! gradients of the distance `δ`, `(I − T_AB) / 2δ` and `(I − T_BA) / 2δ`, need no further factorisation: `I − T_AB` is the
 //! transpose of `(C_A − C_B U) C_A⁻¹`.
 
+use std::cell::RefCell;
+
 use super::eigen::{Eigen, NoConvergence};
 use super::inverse_root::{Scaled, Traces, covers, traces};
 use super::linalg::{Form, square};
@@ -196,6 +198,11 @@ pub(crate) fn value(a: Root, b: Root, d: usize) -> Result<f64, NoConvergence> {
     values(&[(a, b)], d).remove(0)
 }
 
+thread_local! {
+    /// Memory for the matrices of [`values`], of which a search computes thousands.
+    static GRAMS: RefCell<Vec<Vec<f64>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// As [`value`], of several pairs.
 pub(crate) fn values(pairs: &[(Root, Root)], d: usize) -> Vec<Result<f64, NoConvergence>> {
     let serve = |&&(a, b): &&(Root, Root)| {
@@ -203,13 +210,18 @@ pub(crate) fn values(pairs: &[(Root, Root)], d: usize) -> Vec<Result<f64, NoConv
         !same(a, b) && covers(least / largest) && traces_serve(a, b)
     };
     let served: Vec<&(Root, Root)> = pairs.iter().filter(serve).collect();
-    let grams: Vec<Vec<f64>> = served.iter().map(|(a, b)| congruence(a.factor, b.matrix, d)).collect();
+    let mut grams = GRAMS.take();
+    grams.resize_with(served.len().max(grams.len()), Vec::new);
+    for ((a, b), gram) in served.iter().zip(&mut grams) {
+        congruence(gram, a.factor, b.matrix, d);
+    }
     let bounded = served.iter().zip(&grams).map(|(&&(a, b), matrix)| {
         let (least, largest) = ends(a, b);
         Bounded { matrix, least, largest }
     });
     let scaled: Vec<Scaled> = bounded.map(|gram| gram.of_gram()).collect();
     let mut sums = traces(&scaled, d).into_iter();
+    GRAMS.set(grams);
     let one = |pair: &(Root, Root)| {
         let &(a, b) = pair;
         if same(a, b) {

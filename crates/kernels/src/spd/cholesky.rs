@@ -3,6 +3,9 @@
 
 use super::wide::{Job, Wide, dispatch};
 
+/// Rows that share the loads of another, in independent chains of operations.
+const ROWS: usize = 8;
+
 /// `C` with `A = C Cᵀ`, lower triangular, and `C⁻¹`; row-major, 0 above the diagonal.
 #[derive(Debug, Clone)]
 pub(super) struct Cholesky {
@@ -28,11 +31,12 @@ impl Job for Factorise<'_> {
     fn run<W: Wide>(self) -> Self::Out {
         let d = self.d;
         let (mut c, mut inverse) = (vec![W::splat(0.0); d * d], vec![W::splat(0.0); d * d]);
+        let mut reciprocals = vec![W::splat(0.0); d];
         let mut out = Vec::with_capacity(self.all.len());
         for group in self.all.chunks(W::LANES) {
             load(&mut c, group, d);
-            factorise(&mut c, d);
-            invert(&c, &mut inverse, d);
+            factorise(&mut c, &mut reciprocals, d);
+            invert(&c, &reciprocals, &mut inverse, d);
             let (factors, inverses) = (unload(&c, group.len(), d), unload(&inverse, group.len(), d));
             for (factor, inverse) in factors.into_iter().zip(inverses) {
                 // A pivot that is not positive is not a number, or infinite, after its square root and quotient.
@@ -85,36 +89,74 @@ fn inner<W: Wide>(a: &[W], b: &[W]) -> W {
     sums[0].add(sums[1]).add(sums[2].add(sums[3])).add(rest)
 }
 
+/// The factor in the lower triangle, column by column, and the reciprocals of its diagonal.
 #[inline(always)]
-fn factorise<W: Wide>(c: &mut [W], d: usize) {
-    for i in 0..d {
-        let (above, row) = c.split_at_mut(i * d);
-        for j in 0..i {
-            let other = &above[j * d..j * d + j + 1];
-            row[j] = row[j].sub(inner(&row[..j], &other[..j])).div(other[j]);
+fn factorise<W: Wide>(c: &mut [W], reciprocals: &mut [W], d: usize) {
+    for j in 0..d {
+        let (above, below) = c.split_at_mut((j + 1) * d);
+        let (known, rest) = above[j * d..].split_at_mut(j);
+        let pivot = rest[0].sub(inner(known, known)).sqrt();
+        rest[0] = pivot;
+        reciprocals[j] = W::splat(1.0).div(pivot);
+        let mut blocks = below.chunks_exact_mut(ROWS * d);
+        for block in &mut blocks {
+            let mut rows = block.chunks_exact_mut(d);
+            let mut rows: [&mut [W]; ROWS] = std::array::from_fn(|_| rows.next().unwrap_or_default());
+            let sums = inners(rows.each_ref().map(|row| &row[..j]), known);
+            for (row, sum) in rows.iter_mut().zip(sums) {
+                row[j] = row[j].sub(sum).mul(reciprocals[j]);
+            }
         }
-        row[i] = row[i].sub(inner(&row[..i], &row[..i])).sqrt();
+        for row in blocks.into_remainder().chunks_exact_mut(d) {
+            row[j] = row[j].sub(inner(&row[..j], known)).mul(reciprocals[j]);
+        }
     }
 }
 
-/// Row `j` of `inverse` as a working copy holds column `j` of `C⁻¹`, which is transposed at the end.
+/// Row `j` of `inverse` as a working copy holds column `j` of `C⁻¹`, which is transposed at the end; the upper triangle is
+/// left as it is.
 #[inline(always)]
-fn invert<W: Wide>(c: &[W], inverse: &mut [W], d: usize) {
-    let one = W::splat(1.0);
+fn invert<W: Wide>(c: &[W], reciprocals: &[W], inverse: &mut [W], d: usize) {
+    let zero = W::splat(0.0);
     for j in 0..d {
-        let column = &mut inverse[j * d..(j + 1) * d];
-        column[j] = one.div(c[j * d + j]);
-        for i in j + 1..d {
-            let row = &c[i * d..i * d + i + 1];
-            column[i] = W::splat(0.0).sub(inner(&row[j..i], &column[j..i])).div(row[i]);
+        // Columns of a block are read from its first row on.
+        inverse[j * d + j / ROWS * ROWS..j * d + j].fill(zero);
+    }
+    for i in 0..d {
+        let (row, reciprocal) = (&c[i * d..i * d + i], reciprocals[i]);
+        let whole = i / ROWS * ROWS;
+        for first in (0..whole).step_by(ROWS) {
+            let mut columns = inverse[first * d..(first + ROWS) * d].chunks_exact_mut(d);
+            let mut columns: [&mut [W]; ROWS] = std::array::from_fn(|_| columns.next().unwrap_or_default());
+            let sums = inners(columns.each_ref().map(|column| &column[first..i]), &row[first..]);
+            for (column, sum) in columns.iter_mut().zip(sums) {
+                column[i] = zero.sub(sum).mul(reciprocal);
+            }
         }
+        for j in whole..i {
+            let column = &mut inverse[j * d..(j + 1) * d];
+            column[i] = zero.sub(inner(&row[j..], &column[j..i])).mul(reciprocal);
+        }
+        inverse[i * d + i] = reciprocal;
     }
     for i in 0..d {
         for j in 0..i {
             inverse[i * d + j] = inverse[j * d + i];
-            inverse[j * d + i] = W::splat(0.0);
         }
     }
+}
+
+/// `Σ a_k b_k` of several rows `a`, which share the loads of `b`.
+#[inline(always)]
+fn inners<W: Wide>(rows: [&[W]; ROWS], b: &[W]) -> [W; ROWS] {
+    let rows = rows.map(|row| &row[..b.len()]);
+    let mut sums = [W::splat(0.0); ROWS];
+    for (k, b) in b.iter().enumerate() {
+        for r in 0..ROWS {
+            sums[r] = rows[r][k].mul_add(*b, sums[r]);
+        }
+    }
+    sums
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! For the Bures-Wasserstein distance, candidates are discarded by Kantorovich duality: for every positive definite `M`,
 //! `2 tr (A^½ B A^½)^½ ≤ tr A M + tr B M⁻¹` (Alberti, Lett. Math. Phys. 7, 1983, on the fidelity), so that
-//! `δ² ≥ tr A (I − M) + tr B (I − M⁻¹)`, with equality where `M` is the optimal map from `A` to `B`. The map between the
-//! means of two groups bounds the distances of all their members at the cost of two inner products each, and the bound
+//! `δ² ≥ tr A (I − M) + tr B (I − M⁻¹)`, with equality where `M` is the optimal map from `A` to `B`; of all multiples of `M` the
+//! best gives `δ² ≥ tr A + tr B − 2 √(tr A M · tr B M⁻¹)`. The map between the means of two groups bounds the distances of all their members at the cost of two inner products each, and the bound
 //! is off by no more than a term of second order in the members' deviations from their means.
 //!
 //! Where a mean is too badly conditioned for a map, `H/√2 ≤ δ` with `H = ‖A^½ − B^½‖_F` discards.
@@ -22,7 +22,7 @@ use super::linalg::{Form, accumulate};
 use super::polar::Bounded;
 use super::prepared::{Prepared, SLACK};
 use super::simd::{dispatched, dot, squared_difference};
-use super::triangular::{Factor, congruence, expansion, gram};
+use super::triangular::{self, Factor, congruence, expansion};
 use super::{Metric, eigen};
 use crate::{Error, Result};
 
@@ -210,7 +210,14 @@ impl Means {
             let count = ROWS.min(b.len() - start);
             let mut out = vec![0.0; count * rough.len()];
             let sizes = (count, rough.len(), d * d);
-            accumulate(&mut out, (0.0, 1.0), (b.matrices(start, count), Form::Plain), (&inverses, Form::Transposed), sizes, false);
+            accumulate(
+                &mut out,
+                (0.0, 1.0),
+                (b.matrices(start, count), Form::Plain),
+                (&inverses, Form::Transposed),
+                sizes,
+                false,
+            );
             out
         };
         let products: Vec<Vec<f64>> = (0..b.len()).into_par_iter().step_by(ROWS).map(rows).collect();
@@ -349,11 +356,12 @@ fn products(prepared: &Prepared, members: Range<usize>, map: &[f64]) -> Vec<[f64
     members.map(|m| [prepared.trace(m), inner(prepared.matrix(m), map)]).collect()
 }
 
-/// `√(tr A + tr B − tr A M − tr B M⁻¹)` less rounding, row by row, from what [`products`] has of both sides.
+/// `√(tr A + tr B − 2 √(tr A M · tr B M⁻¹))` less rounding, row by row, from what [`products`] has of both sides: the bound of
+/// the best multiple of `M`.
 fn lower_bounds(a: &[[f64; 2]], b: &[[f64; 2]]) -> Vec<f64> {
     let bound = |[trace_a, a]: [f64; 2], [trace_b, b]: [f64; 2]| {
         let rounding = SUM_ROUNDING * (trace_a + trace_b + a + b);
-        (trace_a + trace_b - a - b - rounding).max(0.0).sqrt()
+        (trace_a + trace_b - 2.0 * (a.max(0.0) * b.max(0.0)).sqrt() - rounding).max(0.0).sqrt()
     };
     a.iter().flat_map(|&a| b.iter().map(move |&b| bound(a, b))).collect()
 }
@@ -406,8 +414,13 @@ impl<'a> Ends<'a> {
 fn maps(pairs: &[(&Mean, &Mean)], d: usize) -> Vec<Option<Map>> {
     let ends: Vec<Option<Ends>> = pairs.iter().map(|&(a, b)| Ends::new(a, b)).collect();
     let known = || ends.iter().flatten();
-    let grams: Vec<Vec<f64>> = known().map(|ends| congruence(ends.from, ends.to, d)).collect();
-    let scaled: Vec<Scaled> = known().zip(&grams).map(|(ends, gram)| ends.scaled(gram)).collect();
+    let gram = |ends: &Ends| {
+        let mut out = Vec::new();
+        congruence(&mut out, ends.from, ends.to, d);
+        out
+    };
+    let grams: Vec<Vec<f64>> = known().map(gram).collect();
+    let scaled: Vec<Scaled> = known().zip(&grams).map(|(ends, matrix)| ends.scaled(matrix)).collect();
     let roots = inverse_roots(&scaled, d);
     let inverses: Vec<Vec<f64>> = known().zip(&roots).map(|(ends, root)| ends.inverse(root, d)).collect();
     let views: Vec<&[f64]> = inverses.iter().map(Vec::as_slice).collect();
@@ -423,7 +436,7 @@ fn maps(pairs: &[(&Mean, &Mean)], d: usize) -> Vec<Option<Map>> {
 impl Map {
     /// From `M⁻¹` and the inverse of its Cholesky factor.
     fn new(inverse: &[f64], factor: &[f64], d: usize) -> Option<Self> {
-        let mut map = gram(Factor { values: factor, lower: true }, d);
+        let mut map = triangular::gram(Factor { values: factor, lower: true }, d);
         let error = INVERSE_ROUNDING * (inner(&map, &map) * inner(inverse, inverse)).sqrt();
         // With ‖M M⁻¹ − I‖ ≤ η, the inverse of M⁻¹ is at most M / (1 − η).
         (error < 0.5).then(|| {

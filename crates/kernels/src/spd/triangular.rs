@@ -1,5 +1,7 @@
 //! Products with square roots of matrices, which may be triangular: half of the multiplications and less.
 
+use std::cell::RefCell;
+
 use super::linalg::{Form, accumulate};
 
 /// `C` with `A = C Cᵀ`, `d`×`d`.
@@ -23,19 +25,29 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// `Cᵀ B C`, exactly symmetric, of a symmetric `B`.
-pub(crate) fn congruence(c: Factor, b: &[f64], d: usize) -> Vec<f64> {
-    let (mut half, mut out) = (vec![0.0; d * d], vec![0.0; d * d]);
-    multiply(&mut half, (0.0, 1.0), (b, Form::Plain, false), c.plain(), d, false);
-    multiply(&mut out, (0.0, 1.0), c.transposed(), (&half, Form::Plain, false), d, true);
-    out
+thread_local! {
+    /// Memory for the first of two products.
+    static HALF: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `Cᵀ B C`, exactly symmetric, of a symmetric `B`, in the memory of `out`.
+pub(crate) fn congruence(out: &mut Vec<f64>, c: Factor, b: &[f64], d: usize) {
+    out.resize(d * d, 0.0);
+    HALF.with_borrow_mut(|half| {
+        half.resize(d * d, 0.0);
+        multiply(half, (0.0, 1.0), (b, Form::Plain, false), c.plain(), d, false);
+        multiply(out, (0.0, 1.0), c.transposed(), (half, Form::Plain, false), d, true);
+    });
 }
 
 /// `C V Cᵀ`, exactly symmetric, of a symmetric `V`.
 pub(crate) fn expansion(c: Factor, v: &[f64], d: usize) -> Vec<f64> {
-    let (mut half, mut out) = (vec![0.0; d * d], vec![0.0; d * d]);
-    multiply(&mut half, (0.0, 1.0), (v, Form::Plain, false), c.transposed(), d, false);
-    multiply(&mut out, (0.0, 1.0), c.plain(), (&half, Form::Plain, false), d, true);
+    let mut out = vec![0.0; d * d];
+    HALF.with_borrow_mut(|half| {
+        half.resize(d * d, 0.0);
+        multiply(half, (0.0, 1.0), (v, Form::Plain, false), c.transposed(), d, false);
+        multiply(&mut out, (0.0, 1.0), c.plain(), (half, Form::Plain, false), d, true);
+    });
     out
 }
 
