@@ -192,8 +192,8 @@ pub fn pac_mcl(
     labels: &[u32],
 ) -> Result<PacMclOut> {
     let (n, parts, d) = check_parts(anchor, positive, labels)?;
-    let ready = |x: &Tensor| -> Result<Prepared> { Ok(Prepared::new(metric, &x.detach().reshape((n * parts, d, d))?)?) };
-    let (ready_a, ready_b) = (ready(anchor)?, ready(positive)?);
+    let list = |x: &Tensor| x.detach().reshape((n * parts, d, d));
+    let (ready_a, ready_b) = Prepared::pair(metric, &list(anchor)?, &list(positive)?)?;
     let aligned = align(alignment, &ready_a, &ready_b, n, parts)?;
     let mut diagnostics = eigenvalue_diagnostics(&ready_a, &ready_b);
     diagnostics.extend(aligned_diagnostics(&aligned));

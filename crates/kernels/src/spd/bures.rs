@@ -14,7 +14,7 @@ use super::inverse_root::{Scaled, Traces, covers, traces};
 use super::linalg::{Form, square};
 use super::polar::{Bounded, careful_factor, gram, refined_factors};
 use super::simd::{dispatched, dot, squared_difference};
-use super::triangular::{Factor, between, congruence, subtract_image};
+use super::triangular::{Factor, between, gram_between, subtract_image};
 
 /// Singular values further apart than this get a second, one-sided orthogonalisation.
 const SPREAD: f64 = 1e-3;
@@ -213,7 +213,7 @@ pub(crate) fn values(pairs: &[(Root, Root)], d: usize) -> Vec<Result<f64, NoConv
     let mut grams = GRAMS.take();
     grams.resize_with(served.len().max(grams.len()), Vec::new);
     for ((a, b), gram) in served.iter().zip(&mut grams) {
-        congruence(gram, a.factor, b.matrix, d);
+        gram_between(gram, b.factor, a.factor, d);
     }
     let bounded = served.iter().zip(&grams).map(|(&&(a, b), matrix)| {
         let (least, largest) = ends(a, b);

@@ -19,6 +19,19 @@ pub(super) fn cholesky(all: &[&[f64]], d: usize) -> Vec<Option<Cholesky>> {
     dispatch(Factorise { all, d })
 }
 
+/// As [`cholesky`], from below: `C` and `C⁻¹` are upper triangular, 0 below the diagonal.
+pub(super) fn cholesky_from_below(all: &[&[f64]], d: usize) -> Vec<Option<Cholesky>> {
+    // With rows and columns in reverse, which is the numbers in reverse.
+    let reversed: Vec<Vec<f64>> = all.iter().map(|a| a.iter().rev().copied().collect()).collect();
+    let views: Vec<&[f64]> = reversed.iter().map(Vec::as_slice).collect();
+    let mut found = cholesky(&views, d);
+    for factors in found.iter_mut().flatten() {
+        factors.factor.reverse();
+        factors.inverse.reverse();
+    }
+    found
+}
+
 struct Factorise<'a> {
     all: &'a [&'a [f64]],
     d: usize,
@@ -174,8 +187,12 @@ mod tests {
             let all: Vec<Vec<f64>> = (0..5).map(|_| testkit::spd::with_spectrum(&spectrum, &mut stream)).collect();
             let views: Vec<&[f64]> = all.iter().map(Vec::as_slice).collect();
             let identity: Vec<f64> = (0..d * d).map(|k| f64::from(u8::from(k % (d + 1) == 0))).collect();
-            for (a, got) in all.iter().zip(cholesky(&views, d)) {
+            let both = [cholesky(&views, d), cholesky_from_below(&views, d)].concat();
+            for (at, (a, got)) in all.iter().chain(&all).zip(both).enumerate() {
                 let got = got.unwrap();
+                let below = at >= all.len();
+                let outside = |k: &usize| if below { k / d > k % d } else { k / d < k % d };
+                assert!((0..d * d).filter(outside).all(|k| got.factor[k] == 0.0 && got.inverse[k] == 0.0));
                 let back = square((&got.factor, Form::Plain), (&got.factor, Form::Transposed), d);
                 assert_close("C Cᵀ", &back, a, d * d, IDENTITY_F64);
                 let unit = square((&got.inverse, Form::Plain), (&got.factor, Form::Plain), d);

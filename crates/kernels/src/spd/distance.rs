@@ -33,8 +33,9 @@ pub fn distance(metric: Metric, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.device().is_cuda() {
         return crate::cuda::tensors::distance(op, metric, a, b);
     }
-    let left = Prepared::named(op, "a", metric, a)?;
-    let right = if a.id() == b.id() { left.clone() } else { Prepared::named(op, "b", metric, b)? };
+    let alone = a.id() == b.id();
+    let left = Prepared::named(op, "a", metric, a, !alone)?;
+    let right = if alone { left.clone() } else { Prepared::named(op, "b", metric, b, false)? };
     left.check(op, &right)?;
     let (n, m) = (left.len(), right.len());
     let pairs = (0..n).flat_map(|i| (0..m).map(move |j| (i, j))).collect();

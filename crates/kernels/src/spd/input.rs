@@ -5,12 +5,13 @@ use std::sync::OnceLock;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::cholesky::{Cholesky, cholesky};
+use super::cholesky::{Cholesky, cholesky, cholesky_from_below};
 use super::eigen::{Eigen, NoConvergence, TOGETHER, eigenvalues_of};
 use super::function::Function;
 use super::linalg::each_pair;
 use super::refine::refine;
 use super::simd::dispatched;
+use super::triangular::Triangle;
 use crate::{Error, Result, host};
 
 /// A batch of exactly symmetric matrices on the host.
@@ -98,8 +99,8 @@ impl Batch {
     }
 
     /// Square roots of positive definite matrices: Cholesky factors where the ends of the spectrum are no further apart than
-    /// `plain`, else principal roots from refined eigenvalues.
-    pub(crate) fn roots(&self, op: &'static str, plain: f64) -> Result<Vec<Roots>> {
+    /// `plain`, else principal roots from refined eigenvalues. Cholesky factors are `upper` or lower triangles.
+    pub(crate) fn roots(&self, op: &'static str, plain: f64, upper: bool) -> Result<Vec<Roots>> {
         let d = self.d;
         let all = self.decompose(op, |group| {
             let spectra = eigenvalues_of(group, d);
@@ -107,12 +108,16 @@ impl Batch {
             let close = |spectrum: &std::result::Result<Vec<f64>, _>| spectrum.as_ref().is_ok_and(|v| simple(v));
             let chosen: Vec<&[f64]> =
                 group.iter().zip(&spectra).filter(|(_, spectrum)| close(spectrum)).map(|(&matrix, _)| matrix).collect();
-            let mut factors = cholesky(&chosen, d).into_iter();
+            let (factors, triangle) = match upper {
+                true => (cholesky_from_below(&chosen, d), Triangle::Upper),
+                false => (cholesky(&chosen, d), Triangle::Lower),
+            };
+            let mut factors = factors.into_iter();
             let one = |(matrix, spectrum): (&&[f64], std::result::Result<Vec<f64>, NoConvergence>)| {
                 let factor = if close(&spectrum) { factors.next().flatten() } else { None };
                 match factor {
                     Some(Cholesky { factor, inverse }) => {
-                        Ok(Roots { spectrum: spectrum?, root: factor, inverse, lower: true })
+                        Ok(Roots { spectrum: spectrum?, root: factor, inverse, triangle })
                     }
                     None => Roots::of_eigen(matrix, d, plain),
                 }
@@ -141,8 +146,8 @@ pub(crate) struct Roots {
     pub(crate) spectrum: Vec<f64>,
     pub(crate) root: Vec<f64>,
     pub(crate) inverse: Vec<f64>,
-    /// Whether it is the Cholesky factor; otherwise the principal root.
-    pub(crate) lower: bool,
+    /// That of a Cholesky factor; the principal root has none.
+    pub(crate) triangle: Triangle,
 }
 
 impl Roots {
@@ -154,7 +159,7 @@ impl Roots {
             refine(matrix, d, &mut eigen)?;
         }
         let (root, inverse) = (Function::Sqrt.matrix(&eigen), Function::InvSqrt.matrix(&eigen));
-        Ok(Self { spectrum: eigen.values, root, inverse, lower: false })
+        Ok(Self { spectrum: eigen.values, root, inverse, triangle: Triangle::Full })
     }
 }
 

@@ -9,20 +9,20 @@
 //! Where a mean is too badly conditioned for a map, `H/√2 ≤ δ` with `H = ‖A^½ − B^½‖_F` discards.
 //!
 //! Any positive definite `M` bounds, so an inexact map makes the search slower, never wrong: `M⁻¹` is taken as it was
-//! computed, `C (Cᵀ B C)^{-½} Cᵀ` for means `A = C Cᵀ` and `B`, and `M` comes from its Cholesky factor.
+//! computed, `C_A (FᵀF)^{-½} C_Aᵀ` with `F = C_Bᵀ C_A` for means `A = C_A C_Aᵀ` and `B = C_B C_Bᵀ`, and `M` comes from its Cholesky factor.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::bures;
-use super::cholesky::cholesky;
+use super::cholesky::{cholesky, cholesky_from_below};
 use super::inverse_root::{Scaled, TOGETHER, covers, inverse_roots};
 use super::linalg::{Form, accumulate};
 use super::polar::Bounded;
 use super::prepared::{Prepared, SLACK};
 use super::simd::{dispatched, dot, squared_difference};
-use super::triangular::{self, Factor, congruence, expansion};
+use super::triangular::{self, Factor, Triangle, expansion, gram_between};
 use super::{Metric, eigen};
 use crate::{Error, Result};
 
@@ -125,14 +125,15 @@ struct Mean {
     matrix: Vec<f64>,
     /// Its Cholesky factor; none where it is too badly conditioned for one.
     factor: Option<Vec<f64>>,
+    triangle: Triangle,
     /// Bounds of its eigenvalues.
     least: f64,
     largest: f64,
 }
 
 impl Mean {
-    /// Of the groups of `size` consecutive matrices.
-    fn of_groups(prepared: &Prepared, size: usize) -> Vec<Self> {
+    /// Of the groups of `size` consecutive matrices, with lower or upper Cholesky factors.
+    fn of_groups(prepared: &Prepared, size: usize, triangle: Triangle) -> Vec<Self> {
         let (d, n) = (prepared.dim(), prepared.len());
         let one = |start: usize| {
             let mut matrix = vec![0.0; d * d];
@@ -141,19 +142,20 @@ impl Mean {
             }
             // The extreme eigenvalues of a mean lie between the means of the members' extreme eigenvalues.
             let end = |at: usize| (start..start + size).map(|i| prepared.eigenvalues(i)[at]).sum::<f64>() / size as f64;
-            Self { matrix, factor: None, least: end(0), largest: end(d - 1) }
+            Self { matrix, factor: None, triangle, least: end(0), largest: end(d - 1) }
         };
         let mut means: Vec<Self> = (0..n).step_by(size.max(1)).map(one).collect();
         means.par_chunks_mut(MAPS).for_each(|group| {
             let views: Vec<&[f64]> = group.iter().map(|mean| &mean.matrix[..]).collect();
-            let factors = cholesky(&views, d);
+            let factors =
+                if triangle == Triangle::Upper { cholesky_from_below(&views, d) } else { cholesky(&views, d) };
             group.iter_mut().zip(factors).for_each(|(mean, found)| mean.factor = found.map(|found| found.factor));
         });
         means
     }
 
     fn factor(&self) -> Option<Factor<'_>> {
-        self.factor.as_deref().map(|values| Factor { values, lower: true })
+        self.factor.as_deref().map(|values| Factor { values, triangle: self.triangle })
     }
 }
 
@@ -199,7 +201,8 @@ struct Means {
 impl Means {
     fn new(a: &Prepared, b: &Prepared, size: usize) -> Self {
         let d = a.dim();
-        let (of_a, of_b, all) = (Mean::of_groups(a, size), Mean::of_groups(b, size), Mean::of_groups(b, b.len()));
+        let (of_a, of_b) = (Mean::of_groups(a, size, Triangle::Upper), Mean::of_groups(b, size, Triangle::Lower));
+        let all = Mean::of_groups(b, b.len(), Triangle::Lower);
         let pairs: Vec<(&Mean, &Mean)> = of_a.iter().map(|mean| (mean, &all[0])).collect();
         let rough: Vec<Option<Map>> = pairs.par_chunks(MAPS).flat_map_iter(|pairs| maps(pairs, d)).collect();
         // One product of matrices of d² columns: each matrix is read once, not once for each map.
@@ -384,7 +387,7 @@ fn most_promising(pool: &mut Vec<Open>, members: usize, count: usize) -> Vec<Ope
 /// Two means with a map from one to the other.
 struct Ends<'a> {
     from: Factor<'a>,
-    to: &'a [f64],
+    to: Factor<'a>,
     /// Bounds of the singular values of the product of their roots.
     least: f64,
     largest: f64,
@@ -394,15 +397,15 @@ impl<'a> Ends<'a> {
     /// None for means that are too badly conditioned.
     fn new(a: &'a Mean, b: &'a Mean) -> Option<Self> {
         let (least, largest) = ((a.least * b.least).sqrt() * 0.999, (a.largest * b.largest).sqrt() * 1.001);
-        let from = a.factor()?;
-        covers(least / largest).then_some(Self { from, to: &b.matrix, least, largest })
+        let (from, to) = (a.factor()?, b.factor()?);
+        covers(least / largest).then_some(Self { from, to, least, largest })
     }
 
     fn scaled<'g>(&self, gram: &'g [f64]) -> Scaled<'g> {
         Bounded { matrix: gram, least: self.least, largest: self.largest }.of_gram()
     }
 
-    /// The inverse of the map, from the inverse root of the scaled `Cᵀ B C`.
+    /// The inverse of the map, from the inverse root of the scaled `FᵀF`.
     fn inverse(&self, root: &[f64], d: usize) -> Vec<f64> {
         let mut inverse = expansion(self.from, root, d);
         inverse.iter_mut().for_each(|v| *v /= self.largest);
@@ -416,7 +419,7 @@ fn maps(pairs: &[(&Mean, &Mean)], d: usize) -> Vec<Option<Map>> {
     let known = || ends.iter().flatten();
     let gram = |ends: &Ends| {
         let mut out = Vec::new();
-        congruence(&mut out, ends.from, ends.to, d);
+        gram_between(&mut out, ends.to, ends.from, d);
         out
     };
     let grams: Vec<Vec<f64>> = known().map(gram).collect();
@@ -436,7 +439,7 @@ fn maps(pairs: &[(&Mean, &Mean)], d: usize) -> Vec<Option<Map>> {
 impl Map {
     /// From `M⁻¹` and the inverse of its Cholesky factor.
     fn new(inverse: &[f64], factor: &[f64], d: usize) -> Option<Self> {
-        let mut map = triangular::gram(Factor { values: factor, lower: true }, d);
+        let mut map = triangular::gram(Factor { values: factor, triangle: Triangle::Lower }, d);
         let error = INVERSE_ROUNDING * (inner(&map, &map) * inner(inverse, inverse)).sqrt();
         // With ‖M M⁻¹ − I‖ ≤ η, the inverse of M⁻¹ is at most M / (1 − η).
         (error < 0.5).then(|| {

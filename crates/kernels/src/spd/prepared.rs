@@ -11,7 +11,7 @@ use super::eigen::Eigen;
 use super::function::Function;
 use super::input::Batch;
 use super::simd::squared_difference;
-use super::triangular::Factor;
+use super::triangular::{Factor, Triangle};
 use crate::{Error, Result};
 
 /// Margin for rounding in the comparison of bounds with distances.
@@ -49,8 +49,8 @@ struct Inner {
 enum Factors {
     /// For the log-Euclidean distance.
     Eigen(Vec<Eigen>),
-    /// Inverses of the square roots, for the Bures-Wasserstein distance, and whether both are lower triangles.
-    InverseRoots(Vec<(Vec<f64>, bool)>),
+    /// Inverses of the square roots, for the Bures-Wasserstein distance, and the triangle of both.
+    InverseRoots(Vec<(Vec<f64>, Triangle)>),
 }
 
 impl Prepared {
@@ -59,10 +59,23 @@ impl Prepared {
     /// # Errors
     /// Not `[N, d, d]`, not finite, not symmetric, not positive definite, or the eigensolver did not converge.
     pub fn new(metric: Metric, a: &Tensor) -> Result<Self> {
-        Self::named("spd_prepare", "a", metric, a)
+        Self::named("spd_prepare", "a", metric, a, false)
     }
 
-    pub(crate) fn named(op: &'static str, name: &'static str, metric: Metric, a: &Tensor) -> Result<Self> {
+    /// Factorises `a` `[N, d, d]` and `b` `[M, d, d]` for distances between the two, which cost less than those of matrices
+    /// that were factorised on their own: the product of Cholesky factors from below and from above is triangular.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`]; matrices of different sizes.
+    pub fn pair(metric: Metric, a: &Tensor, b: &Tensor) -> Result<(Self, Self)> {
+        const OP: &str = "spd_prepare";
+        let (left, right) = (Self::named(OP, "a", metric, a, true)?, Self::named(OP, "b", metric, b, false)?);
+        left.check(OP, &right)?;
+        Ok((left, right))
+    }
+
+    /// As [`Prepared::new`]; `left` of a pair.
+    pub(crate) fn named(op: &'static str, name: &'static str, metric: Metric, a: &Tensor, left: bool) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if a.device().is_cuda() {
             let (card, batch, spectra) = crate::cuda::tensors::Prepared::new(op, name, metric, a)?;
@@ -81,10 +94,10 @@ impl Prepared {
             Metric::BuresWasserstein => {
                 let mut spectra = Vec::with_capacity(batch.n);
                 let (mut images, mut inverses) = (Vec::with_capacity(batch.n), Vec::with_capacity(batch.n));
-                for roots in batch.roots(op, PLAIN)? {
+                for roots in batch.roots(op, PLAIN, left)? {
                     spectra.push(roots.spectrum);
                     images.push(roots.root);
-                    inverses.push((roots.inverse, roots.lower));
+                    inverses.push((roots.inverse, roots.triangle));
                 }
                 (spectra, images, Factors::InverseRoots(inverses))
             }
@@ -157,13 +170,13 @@ impl Prepared {
 
     /// `C` with `A = C Cᵀ` of matrix `i`.
     pub(crate) fn factor(&self, i: usize) -> Factor<'_> {
-        Factor { values: self.image(i), lower: self.inverse_factor(i).lower }
+        Factor { values: self.image(i), triangle: self.inverse_factor(i).triangle }
     }
 
     /// `C⁻¹` of matrix `i`.
     pub(crate) fn inverse_factor(&self, i: usize) -> Factor<'_> {
         match &self.0.factors {
-            Factors::InverseRoots(all) => Factor { values: &all[i].0, lower: all[i].1 },
+            Factors::InverseRoots(all) => Factor { values: &all[i].0, triangle: all[i].1 },
             Factors::Eigen(_) => unreachable!("inverse roots are of the Bures-Wasserstein distance"),
         }
     }
@@ -246,7 +259,7 @@ impl Prepared {
     pub(crate) fn lower_bound(&self, i: usize, other: &Prepared, j: usize) -> f64 {
         let spectra = self.eigenvalues(i).iter().zip(other.eigenvalues(j));
         let from_spectra = spectra.map(|(x, y)| (x.sqrt() - y.sqrt()).powi(2)).sum::<f64>().sqrt();
-        if self.factor(i).lower || other.factor(j).lower {
+        if [self.factor(i), other.factor(j)].iter().any(|root| root.triangle != Triangle::Full) {
             return from_spectra;
         }
         let from_roots = bures::root_distance(self.image(i), other.image(j)) * std::f64::consts::FRAC_1_SQRT_2;

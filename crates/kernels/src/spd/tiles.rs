@@ -8,6 +8,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
+use super::triangular::Triangle;
+
 /// Rows of a tile.
 const ROWS: usize = 6;
 /// Columns of a tile: two vectors.
@@ -25,17 +27,6 @@ pub(crate) struct View<'a> {
     pub(crate) data: &'a [f64],
     pub(crate) row: usize,
     pub(crate) column: usize,
-}
-
-/// Where a square factor is known to be 0, so that nothing needs to be multiplied there.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Triangle {
-    /// Nowhere.
-    Full,
-    /// Above its diagonal.
-    Lower,
-    /// Below its diagonal.
-    Upper,
 }
 
 /// Whether the processor has what [`product`] needs.
@@ -173,6 +164,13 @@ fn pack_columns(panel: &mut [[f64; COLUMNS]], b: View, (first, j): (usize, usize
             if let Some(eight) = source.first_chunk() {
                 *line = *eight;
             }
+        }
+        return;
+    }
+    if b.row == 1 && width == COLUMNS {
+        for c in 0..COLUMNS {
+            let source = &b.data[(j + c) * b.column + first..];
+            panel.iter_mut().zip(source).for_each(|(line, v)| line[c] = *v);
         }
         return;
     }
