@@ -225,15 +225,21 @@ pub(crate) fn values(pairs: &[(Root, Root)], d: usize) -> Vec<Result<f64, NoConv
     let one = |pair: &(Root, Root)| {
         let &(a, b) = pair;
         if same(a, b) {
-            return Ok(0.0);
+            return Some(0.0);
         }
         let sums = if serve(&pair) { sums.next() } else { None };
-        match sums.and_then(|sums| by_traces(a, b, sums)) {
-            Some(distance) => Ok(distance),
-            None => Ok(polars(&[*pair], d).remove(0)?.distance),
-        }
+        by_traces(a, b, sums?)
     };
-    pairs.iter().map(one).collect()
+    let found: Vec<Option<f64>> = pairs.iter().map(one).collect();
+    let rest: Vec<(Root, Root)> =
+        pairs.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(pair, _)| *pair).collect();
+    let rest = polars(&rest, d).into_iter().map(|polar| polar.map(|polar| polar.distance));
+    merge(found, rest)
+}
+
+/// `found` with its gaps filled from `rest`.
+fn merge<T, E>(found: Vec<Option<T>>, mut rest: impl Iterator<Item = Result<T, E>>) -> Vec<Result<T, E>> {
+    found.into_iter().filter_map(|found| found.map(Ok).or_else(|| rest.next())).collect()
 }
 
 /// What an error of a few `ε λ_max` in each eigenvalue `λ` of `A^½ B A^½` does to a sum of roots: that over `2 √λ`, here
