@@ -14,6 +14,7 @@ mod bures;
 mod cholesky;
 mod covariance;
 mod distance;
+mod duality;
 pub(crate) mod eigen;
 pub(crate) mod function;
 mod input;
