@@ -85,4 +85,15 @@ fn covariances_that_do_not_fit() {
     assert!(matches!(spd::covariance(&x, &logits, f64::NAN), Err(Error::Attribute { name: "eps", .. })));
     let infinite = (&logits / 0.0).unwrap();
     assert!(matches!(spd::covariance(&x, &infinite, 0.0), Err(Error::NonFinite { name: "logits", batch: 0, .. })));
+    let scores = Tensor::ones((2, 5, 3), DType::F64, &Device::Cpu).unwrap();
+    assert!(spd::part_covariances(&x, &scores, 1e-4).is_ok());
+    assert!(matches!(spd::part_covariances(&x, &logits, 1e-4), Err(Error::Shape { name: "logits", .. })));
+    assert!(matches!(spd::part_covariances(&x, &x, 1e-4), Err(Error::Shape { name: "logits", .. })));
+    assert!(matches!(spd::part_covariances(&scores, &scores, -1.0), Err(Error::Shape { name: "logits", .. })));
+    assert!(matches!(spd::part_covariances(&x, &scores, -1.0), Err(Error::Attribute { name: "eps", .. })));
+    let single = scores.to_dtype(DType::F32).unwrap();
+    assert!(matches!(spd::part_covariances(&x, &single, 1e-4), Err(Error::DtypeMismatch { .. })));
+    let rows = Tensor::from_slice(&[1.0, 1.0, f64::INFINITY, 0.0], (2, 2, 1), &Device::Cpu).unwrap();
+    let scores = Tensor::zeros((2, 5, 2), DType::F64, &Device::Cpu).unwrap();
+    assert!(matches!(spd::part_covariances(&rows, &scores, 0.0), Err(Error::NonFinite { name: "x", batch: 1, .. })));
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use random::{Axis, Seeds, Stream};
 use testkit::gradient::directional_error;
 use testkit::spd::{batch, orthogonal, symmetrise, with_spectrum};
-use testkit::tolerance::{FINITE_DIFFERENCE, IDENTITY_F64, assert_close};
+use testkit::tolerance::{FINITE_DIFFERENCE, IDENTITY_F64, ORACLE_F32, ORACLE_F64, assert_close};
 
 const METRICS: [Metric; 2] = [Metric::LogEuclidean, Metric::BuresWasserstein];
 
@@ -209,6 +209,72 @@ fn covariance_is_exactly_symmetric_and_shift_invariant() {
     assert_eq!(values(&y), values(&y.t().unwrap()));
     let shifted = spd::covariance(&(&x + 3.0).unwrap(), &(&logits - 50.0).unwrap(), 1e-4).unwrap();
     assert_close("shifted", &values(&shifted), &values(&y), 16, IDENTITY_F64);
+}
+
+/// Of matrices factorised together, as of those factorised on their own, in either direction, with spectra from narrow to wide.
+#[test]
+fn pairs_have_the_distances_of_single_batches() {
+    let (d, pairs) = (6, [(0, 0), (1, 2), (3, 1), (2, 2)]);
+    let mut stream = stream(15);
+    let mut draw = |least: f64| {
+        let one = |_| with_spectrum(&[least, 0.5, 0.7, 1.0, 1.5 * least, stream.range(1.0, 2.0)], &mut stream);
+        Var::from_tensor(&tensor(&(0..4).flat_map(one).collect::<Vec<_>>(), d)).unwrap()
+    };
+    for (metric, least) in METRICS.into_iter().flat_map(|metric| [0.5, 1e-3, 1e-8].map(|least| (metric, least))) {
+        let (a, b) = (draw(least), draw(0.1));
+        let single = [&a, &b].map(|x| Prepared::new(metric, x).unwrap());
+        let (left, right) = Prepared::pair(metric, &a, &b).unwrap();
+        for (x, y, [own, other], [p, q]) in
+            [(&a, &b, [&single[0], &single[1]], [&left, &right]), (&b, &a, [&single[1], &single[0]], [&right, &left])]
+        {
+            let (want, got) = (
+                spd::pair_distance(x, y, &pairs, own, other).unwrap(),
+                spd::pair_distance(x, y, &pairs, p, q).unwrap(),
+            );
+            assert_close("distance", &values(&got), &values(&want), 1, IDENTITY_F64);
+            for (&(i, j), want) in pairs.iter().zip(values(&want)) {
+                assert_close("value alone", &[p.distance(i, q, j).unwrap()], &[want], 1, 1e-9);
+            }
+            let gradients = |y: &Tensor| y.sum_all().unwrap().backward().unwrap();
+            let (want, got) = (gradients(&want), gradients(&got));
+            for of in [x, y] {
+                let of_both = [&got, &want].map(|all| values(all.get(of).unwrap()));
+                assert_close("gradient", &of_both[0], &of_both[1], d * d, ORACLE_F64.gradient);
+            }
+        }
+    }
+}
+
+/// Against one covariance after the other of copies of the tokens, values and gradients.
+#[test]
+fn part_covariances_are_those_of_each_part() {
+    let (b, parts, n, d) = (3, 4, 7, 5);
+    for dtype in [DType::F64, DType::F32] {
+        let mut stream = stream(14);
+        let mut draw = |shape: &[usize]| {
+            let count = shape.iter().product();
+            let values: Vec<f64> = (0..count).map(|_| stream.normal()).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
+        let x = Var::from_tensor(&draw(&[b, n, d]).to_dtype(dtype).unwrap()).unwrap();
+        let logits = Var::from_tensor(&draw(&[b, parts, n]).to_dtype(dtype).unwrap()).unwrap();
+        let g = draw(&[b, parts, d, d]);
+        let got = spd::part_covariances(&x, &logits, 1e-3).unwrap();
+        assert_eq!((got.dims(), got.dtype()), (&[b, parts, d, d][..], DType::F64));
+        assert_eq!(values(&got), values(&got.t().unwrap()));
+        let copies = x.to_dtype(DType::F64).unwrap().unsqueeze(1).unwrap().broadcast_as((b, parts, n, d)).unwrap();
+        let copies = copies.contiguous().unwrap().reshape((b * parts, n, d)).unwrap();
+        let scores = logits.to_dtype(DType::F64).unwrap().reshape((b * parts, n)).unwrap();
+        let want = spd::covariance(&copies, &scores, 1e-3).unwrap().reshape((b, parts, d, d)).unwrap();
+        assert_close("value", &values(&got), &values(&want), d * d, IDENTITY_F64);
+        let gradients = |y: &Tensor| (y * &g).unwrap().sum_all().unwrap().backward().unwrap();
+        let (got, want) = (gradients(&got), gradients(&want));
+        // In float32 one side rounds once, the other as often as there are parts.
+        let bar = if dtype == DType::F64 { IDENTITY_F64 } else { ORACLE_F32.gradient };
+        for (of, item) in [(&x, n * d), (&logits, n)] {
+            assert_close("gradient", &values(got.get(of).unwrap()), &values(want.get(of).unwrap()), item, bar);
+        }
+    }
 }
 
 #[test]

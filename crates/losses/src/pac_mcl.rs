@@ -192,8 +192,8 @@ pub fn pac_mcl(
     labels: &[u32],
 ) -> Result<PacMclOut> {
     let (n, parts, d) = check_parts(anchor, positive, labels)?;
-    let (a, b) = (anchor.reshape((n * parts, d, d))?, positive.reshape((n * parts, d, d))?);
-    let (ready_a, ready_b) = (Prepared::new(metric, &a.detach())?, Prepared::new(metric, &b.detach())?);
+    let list = |x: &Tensor| x.detach().reshape((n * parts, d, d));
+    let (ready_a, ready_b) = Prepared::pair(metric, &list(anchor)?, &list(positive)?)?;
     let aligned = align(alignment, &ready_a, &ready_b, n, parts)?;
     let mut diagnostics = eigenvalue_diagnostics(&ready_a, &ready_b);
     diagnostics.extend(aligned_diagnostics(&aligned));
@@ -205,7 +205,7 @@ pub fn pac_mcl(
     }
     let widest = rows.iter().map(|&r| mined[r].len()).max().unwrap_or(0);
     let pairs = pairs(&rows, &matches, &mined, parts, widest);
-    let distances = pair_distance(&a, &b, &pairs, &ready_a, &ready_b)?;
+    let distances = pair_distance(anchor, positive, &pairs, &ready_a, &ready_b)?;
     let intra = distances.narrow(0, 0, rows.len())?;
     let inter = distances.narrow(0, rows.len(), rows.len() * widest)?.reshape((rows.len(), widest))?;
     let counts: Vec<usize> = rows.iter().map(|&r| mined[r].len()).collect();

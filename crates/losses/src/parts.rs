@@ -1,6 +1,6 @@
 //! Parts of a feature map as SPD matrices: attention-weighted covariances of reduced tokens.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::Result;
@@ -16,7 +16,6 @@ pub struct Parts {
     attention: Linear,
     reduce: Linear,
     parts: usize,
-    dim: usize,
     eps: f64,
 }
 
@@ -26,7 +25,7 @@ impl Parts {
     pub fn new(channels: usize, parts: usize, dim: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
         let attention = Linear::without_bias(channels, parts, vb.pp("attention"))?;
         let reduce = Linear::without_bias(channels, dim, vb.pp("reduce"))?;
-        Ok(Self { attention, reduce, parts, dim, eps })
+        Ok(Self { attention, reduce, parts, eps })
     }
 
     /// Attention logits of tokens `[B,N,C]`: `[B,P,N]`.
@@ -50,12 +49,8 @@ impl Parts {
     /// # Errors
     /// [`crate::LossError::Shape`] if `map` has not rank 4; the errors of the covariance kernel.
     pub fn covariances(&self, map: &Tensor) -> Result<Tensor> {
-        let (b, _, h, w) = map_dims("covariances", map)?;
-        let (n, p, d) = (h * w, self.parts, self.dim);
+        map_dims("covariances", map)?;
         let tokens = tokens(map)?;
-        let logits = self.logits(&tokens)?.to_dtype(DType::F64)?.reshape((b * p, n))?;
-        let reduced = self.reduce.forward(&tokens)?.to_dtype(DType::F64)?;
-        let reduced = reduced.unsqueeze(1)?.broadcast_as((b, p, n, d))?.contiguous()?.reshape((b * p, n, d))?;
-        Ok(kernels::spd::covariance(&reduced, &logits, self.eps)?.reshape((b, p, d, d))?)
+        Ok(kernels::spd::part_covariances(&self.reduce.forward(&tokens)?, &self.logits(&tokens)?, self.eps)?)
     }
 }

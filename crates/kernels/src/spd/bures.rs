@@ -1,16 +1,20 @@
-//! The Bures-Wasserstein distance of one pair, by the polar factor of `B^½ A^½`.
+//! The Bures-Wasserstein distance of one pair, by a polar factor.
 //!
-//! With `F = B^½ A^½ = U H` (`U` orthogonal, `H = (A^½ B A^½)^½`), `tr A + tr B − 2 tr H = ‖A^½ − Uᵀ B^½‖²`: a sum of
-//! squares, in which nothing cancels when the matrices are close (Bhatia, Jain and Lim 2019, theorem 1). The optimal
-//! maps are `T_AB = A^{-½} Uᵀ B^½` and `T_BA = B^{-½} U A^½`, so that the gradients of the distance `δ`,
-//! `(I − T_AB) / 2δ` and `(I − T_BA) / 2δ`, need no further factorisation:
-//! `I − T_AB = A^{-½} (A^½ − Uᵀ B^½)`.
+//! With any `C` such that `A = C_A C_Aᵀ`, `B = C_B C_Bᵀ` (Cholesky factors, or principal square roots), and
+//! `F = C_Bᵀ C_A = U H` (`U` orthogonal, `H = (C_Aᵀ B C_A)^½`, with the eigenvalues of `(A^½ B A^½)^½`),
+//! `tr A + tr B − 2 tr H = ‖C_A − C_B U‖²`: a sum of squares, in which nothing cancels when the matrices are close
+//! (Bhatia, Jain and Lim 2019, theorem 1). The optimal maps are `T_AB = C_A^{-T} Uᵀ C_Bᵀ` and `T_BA = C_B^{-T} U C_Aᵀ`, so that the
+//! gradients of the distance `δ`, `(I − T_AB) / 2δ` and `(I − T_BA) / 2δ`, need no further factorisation: `I − T_AB` is the
+//! transpose of `(C_A − C_B U) C_A⁻¹`.
+
+use std::cell::RefCell;
 
 use super::eigen::{Eigen, NoConvergence};
 use super::inverse_root::{Scaled, Traces, covers, traces};
-use super::linalg::{Form, accumulate, square};
+use super::linalg::{Form, square};
 use super::polar::{Bounded, careful_factor, gram, refined_factors};
 use super::simd::{dispatched, dot, squared_difference};
+use super::triangular::{Factor, between, gram_between, subtract_image};
 
 /// Singular values further apart than this get a second, one-sided orthogonalisation.
 const SPREAD: f64 = 1e-3;
@@ -24,10 +28,11 @@ const VALUE_ONLY: f64 = 1e-9;
 /// Share of `tr A + tr B` from which on the squared distance is taken as a difference of traces.
 const FAR: f64 = 1e-3;
 
-/// The square root of a matrix, with the matrix's trace and its extreme eigenvalues.
+/// A matrix with a square root, its trace and its extreme eigenvalues.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Root<'a> {
-    pub(crate) root: &'a [f64],
+    pub(crate) matrix: &'a [f64],
+    pub(crate) factor: Factor<'a>,
     pub(crate) trace: f64,
     pub(crate) least: f64,
     pub(crate) largest: f64,
@@ -39,34 +44,43 @@ pub(crate) struct Polar {
     pub(crate) rotation: Vec<f64>,
 }
 
-/// `sum −= factor · Uᵀ B^½`.
-pub(crate) fn subtract_image_b(sum: &mut [f64], factor: f64, rotation: &[f64], root_b: &[f64], d: usize) {
-    accumulate(sum, (1.0, -factor), (rotation, Form::Transposed), (root_b, Form::Plain), (d, d, d), false);
+/// `sum −= factor · C_B U`.
+pub(crate) fn subtract_image_b(sum: &mut [f64], factor: f64, rotation: &[f64], b: Factor, d: usize) {
+    subtract_image(sum, factor, b, (rotation, Form::Plain), d);
 }
 
-/// `sum −= factor · U A^½`.
-pub(crate) fn subtract_image_a(sum: &mut [f64], factor: f64, rotation: &[f64], root_a: &[f64], d: usize) {
-    accumulate(sum, (1.0, -factor), (rotation, Form::Plain), (root_a, Form::Plain), (d, d, d), false);
+/// `sum −= factor · C_A Uᵀ`.
+pub(crate) fn subtract_image_a(sum: &mut [f64], factor: f64, rotation: &[f64], a: Factor, d: usize) {
+    subtract_image(sum, factor, a, (rotation, Form::Transposed), d);
 }
 
-/// A pair of roots and its product `F = B^½ A^½`.
+/// Whether the two matrices of a pair are the same, number by number, and so are their roots.
+fn same(a: Root, b: Root) -> bool {
+    a.matrix == b.matrix
+}
+
+/// Bounds of the singular values of `F`: those of a product lie between the products of the extreme ones.
+fn ends(a: Root, b: Root) -> (f64, f64) {
+    ((a.least * b.least).sqrt() * 0.999, (a.largest * b.largest).sqrt() * 1.001)
+}
+
+/// A pair of roots and its product `F = C_Bᵀ C_A`.
 struct Pair<'a> {
     a: Root<'a>,
     b: Root<'a>,
     f: Vec<f64>,
-    /// Bounds of the singular values of `F`: those of a product lie between the products of the extreme ones.
     least: f64,
     largest: f64,
 }
 
 impl<'a> Pair<'a> {
     fn new(&(a, b): &(Root<'a>, Root<'a>), d: usize) -> Self {
-        let (least, largest) = ((a.least * b.least).sqrt() * 0.999, (a.largest * b.largest).sqrt() * 1.001);
-        Self { a, b, f: square((b.root, Form::Plain), (a.root, Form::Plain), d), least, largest }
+        let (least, largest) = ends(a, b);
+        Self { a, b, f: between(b.factor, a.factor, d), least, largest }
     }
 
     fn same(&self) -> bool {
-        self.a.root == self.b.root
+        same(self.a, self.b)
     }
 
     fn bounded(&self) -> Bounded<'_> {
@@ -81,10 +95,10 @@ impl<'a> Pair<'a> {
         (squared >= FAR * traces).then(|| Polar { distance: squared.sqrt(), rotation })
     }
 
-    /// Distance and rotation by `‖A^½ − Uᵀ B^½‖`.
+    /// Distance and rotation by `‖C_A − C_B U‖`.
     fn by_gap(&self, rotation: Vec<f64>, d: usize) -> Polar {
-        let mut gap = self.a.root.to_vec();
-        subtract_image_b(&mut gap, 1.0, &rotation, self.b.root, d);
+        let mut gap = self.a.factor.values.to_vec();
+        subtract_image_b(&mut gap, 1.0, &rotation, self.b.factor, d);
         Polar { distance: inner(&gap, &gap).sqrt(), rotation }
     }
 
@@ -184,33 +198,48 @@ pub(crate) fn value(a: Root, b: Root, d: usize) -> Result<f64, NoConvergence> {
     values(&[(a, b)], d).remove(0)
 }
 
+thread_local! {
+    /// Memory for the matrices of [`values`], of which a search computes thousands.
+    static GRAMS: RefCell<Vec<Vec<f64>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// As [`value`], of several pairs.
 pub(crate) fn values(pairs: &[(Root, Root)], d: usize) -> Vec<Result<f64, NoConvergence>> {
-    let both: Vec<Pair> = pairs.iter().map(|pair| Pair::new(pair, d)).collect();
-    let serve = |pair: &&Pair| !pair.same() && covers(pair.least / pair.largest) && traces_serve(pair.a, pair.b);
-    let grams: Vec<Vec<f64>> = both.iter().filter(serve).map(|pair| gram(&pair.f, d)).collect();
-    let scaled: Vec<Scaled> = both
-        .iter()
-        .filter(serve)
-        .zip(&grams)
-        .map(|(pair, matrix)| Scaled {
-            matrix,
-            scale: 1.0 / (pair.largest * pair.largest),
-            ratio: pair.least / pair.largest,
-        })
-        .collect();
+    let serve = |&&(a, b): &&(Root, Root)| {
+        let (least, largest) = ends(a, b);
+        !same(a, b) && covers(least / largest) && traces_serve(a, b)
+    };
+    let served: Vec<&(Root, Root)> = pairs.iter().filter(serve).collect();
+    let mut grams = GRAMS.take();
+    grams.resize_with(served.len().max(grams.len()), Vec::new);
+    for ((a, b), gram) in served.iter().zip(&mut grams) {
+        gram_between(gram, b.factor, a.factor, d);
+    }
+    let bounded = served.iter().zip(&grams).map(|(&&(a, b), matrix)| {
+        let (least, largest) = ends(a, b);
+        Bounded { matrix, least, largest }
+    });
+    let scaled: Vec<Scaled> = bounded.map(|gram| gram.of_gram()).collect();
     let mut sums = traces(&scaled, d).into_iter();
-    let one = |(pair, roots): (&Pair, &(Root, Root))| {
-        if pair.same() {
-            return Ok(0.0);
+    GRAMS.set(grams);
+    let one = |pair: &(Root, Root)| {
+        let &(a, b) = pair;
+        if same(a, b) {
+            return Some(0.0);
         }
         let sums = if serve(&pair) { sums.next() } else { None };
-        match sums.and_then(|sums| by_traces(pair, sums)) {
-            Some(distance) => Ok(distance),
-            None => Ok(polars(&[*roots], d).remove(0)?.distance),
-        }
+        by_traces(a, b, sums?)
     };
-    both.iter().zip(pairs).map(one).collect()
+    let found: Vec<Option<f64>> = pairs.iter().map(one).collect();
+    let rest: Vec<(Root, Root)> =
+        pairs.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(pair, _)| *pair).collect();
+    let rest = polars(&rest, d).into_iter().map(|polar| polar.map(|polar| polar.distance));
+    merge(found, rest)
+}
+
+/// `found` with its gaps filled from `rest`.
+fn merge<T, E>(found: Vec<Option<T>>, mut rest: impl Iterator<Item = Result<T, E>>) -> Vec<Result<T, E>> {
+    found.into_iter().filter_map(|found| found.map(Ok).or_else(|| rest.next())).collect()
 }
 
 /// What an error of a few `ε λ_max` in each eigenvalue `λ` of `A^½ B A^½` does to a sum of roots: that over `2 √λ`, here
@@ -226,9 +255,10 @@ fn traces_serve(a: Root, b: Root) -> bool {
 }
 
 /// The distance by the traces of the root and the inverse root of the scaled `A^½ B A^½`, if they carry its accuracy.
-fn by_traces(pair: &Pair, sums: Traces) -> Option<f64> {
-    let squared = pair.a.trace + pair.b.trace - 2.0 * pair.largest * sums.root;
-    let error = spectral_error(pair.a, pair.b, pair.largest * sums.inverse_root);
+fn by_traces(a: Root, b: Root, sums: Traces) -> Option<f64> {
+    let (_, largest) = ends(a, b);
+    let squared = a.trace + b.trace - 2.0 * largest * sums.root;
+    let error = spectral_error(a, b, largest * sums.inverse_root);
     // Not a number compares false.
     (error <= VALUE_ONLY * squared).then(|| squared.sqrt())
 }

@@ -3,6 +3,9 @@
 
 use super::wide::{Job, Wide, dispatch};
 
+/// Rows that share the loads of another, in independent chains of operations.
+const ROWS: usize = 8;
+
 /// `C` with `A = C Cᵀ`, lower triangular, and `C⁻¹`; row-major, 0 above the diagonal.
 #[derive(Debug, Clone)]
 pub(super) struct Cholesky {
@@ -14,6 +17,19 @@ pub(super) struct Cholesky {
 /// rounding.
 pub(super) fn cholesky(all: &[&[f64]], d: usize) -> Vec<Option<Cholesky>> {
     dispatch(Factorise { all, d })
+}
+
+/// As [`cholesky`], from below: `C` and `C⁻¹` are upper triangular, 0 below the diagonal.
+pub(super) fn cholesky_from_below(all: &[&[f64]], d: usize) -> Vec<Option<Cholesky>> {
+    // With rows and columns in reverse, which is the numbers in reverse.
+    let reversed: Vec<Vec<f64>> = all.iter().map(|a| a.iter().rev().copied().collect()).collect();
+    let views: Vec<&[f64]> = reversed.iter().map(Vec::as_slice).collect();
+    let mut found = cholesky(&views, d);
+    for factors in found.iter_mut().flatten() {
+        factors.factor.reverse();
+        factors.inverse.reverse();
+    }
+    found
 }
 
 struct Factorise<'a> {
@@ -28,13 +44,14 @@ impl Job for Factorise<'_> {
     fn run<W: Wide>(self) -> Self::Out {
         let d = self.d;
         let (mut c, mut inverse) = (vec![W::splat(0.0); d * d], vec![W::splat(0.0); d * d]);
+        let mut reciprocals = vec![W::splat(0.0); d];
         let mut out = Vec::with_capacity(self.all.len());
         for group in self.all.chunks(W::LANES) {
             load(&mut c, group, d);
-            factorise(&mut c, d);
-            invert(&c, &mut inverse, d);
-            for lane in 0..group.len() {
-                let (factor, inverse) = (unload(&c, lane), unload(&inverse, lane));
+            factorise(&mut c, &mut reciprocals, d);
+            invert(&c, &reciprocals, &mut inverse, d);
+            let (factors, inverses) = (unload(&c, group.len(), d), unload(&inverse, group.len(), d));
+            for (factor, inverse) in factors.into_iter().zip(inverses) {
                 // A pivot that is not positive is not a number, or infinite, after its square root and quotient.
                 let positive = (0..d).all(|i| inverse[i * d + i].is_finite() && factor[i * d + i] > 0.0);
                 out.push(positive.then_some(Cholesky { factor, inverse }));
@@ -56,9 +73,18 @@ fn load<W: Wide>(c: &mut [W], group: &[&[f64]], d: usize) {
     }
 }
 
+/// The lower triangles of the first `used` lanes.
 #[inline(always)]
-fn unload<W: Wide>(c: &[W], lane: usize) -> Vec<f64> {
-    W::lanes(c).iter().skip(lane).step_by(W::LANES).copied().collect()
+fn unload<W: Wide>(c: &[W], used: usize, d: usize) -> Vec<Vec<f64>> {
+    let mut out: Vec<Vec<f64>> = (0..used).map(|_| vec![0.0; d * d]).collect();
+    for i in 0..d {
+        let lanes = W::lanes(&c[i * d..i * d + i + 1]);
+        for (lane, out) in out.iter_mut().enumerate() {
+            let row = &mut out[i * d..i * d + i + 1];
+            row.iter_mut().zip(lanes.chunks_exact(W::LANES)).for_each(|(v, lanes)| *v = lanes[lane]);
+        }
+    }
+    out
 }
 
 /// `Σ a_k b_k` in four chains.
@@ -76,36 +102,74 @@ fn inner<W: Wide>(a: &[W], b: &[W]) -> W {
     sums[0].add(sums[1]).add(sums[2].add(sums[3])).add(rest)
 }
 
+/// The factor in the lower triangle, column by column, and the reciprocals of its diagonal.
 #[inline(always)]
-fn factorise<W: Wide>(c: &mut [W], d: usize) {
-    for i in 0..d {
-        let (above, row) = c.split_at_mut(i * d);
-        for j in 0..i {
-            let other = &above[j * d..j * d + j + 1];
-            row[j] = row[j].sub(inner(&row[..j], &other[..j])).div(other[j]);
+fn factorise<W: Wide>(c: &mut [W], reciprocals: &mut [W], d: usize) {
+    for j in 0..d {
+        let (above, below) = c.split_at_mut((j + 1) * d);
+        let (known, rest) = above[j * d..].split_at_mut(j);
+        let pivot = rest[0].sub(inner(known, known)).sqrt();
+        rest[0] = pivot;
+        reciprocals[j] = W::splat(1.0).div(pivot);
+        let mut blocks = below.chunks_exact_mut(ROWS * d);
+        for block in &mut blocks {
+            let mut rows = block.chunks_exact_mut(d);
+            let mut rows: [&mut [W]; ROWS] = std::array::from_fn(|_| rows.next().unwrap_or_default());
+            let sums = inners(rows.each_ref().map(|row| &row[..j]), known);
+            for (row, sum) in rows.iter_mut().zip(sums) {
+                row[j] = row[j].sub(sum).mul(reciprocals[j]);
+            }
         }
-        row[i] = row[i].sub(inner(&row[..i], &row[..i])).sqrt();
+        for row in blocks.into_remainder().chunks_exact_mut(d) {
+            row[j] = row[j].sub(inner(&row[..j], known)).mul(reciprocals[j]);
+        }
     }
 }
 
-/// Row `j` of `inverse` as a working copy holds column `j` of `C⁻¹`, which is transposed at the end.
+/// Row `j` of `inverse` as a working copy holds column `j` of `C⁻¹`, which is transposed at the end; the upper triangle is
+/// left as it is.
 #[inline(always)]
-fn invert<W: Wide>(c: &[W], inverse: &mut [W], d: usize) {
-    let one = W::splat(1.0);
+fn invert<W: Wide>(c: &[W], reciprocals: &[W], inverse: &mut [W], d: usize) {
+    let zero = W::splat(0.0);
     for j in 0..d {
-        let column = &mut inverse[j * d..(j + 1) * d];
-        column[j] = one.div(c[j * d + j]);
-        for i in j + 1..d {
-            let row = &c[i * d..i * d + i + 1];
-            column[i] = W::splat(0.0).sub(inner(&row[j..i], &column[j..i])).div(row[i]);
+        // Columns of a block are read from its first row on.
+        inverse[j * d + j / ROWS * ROWS..j * d + j].fill(zero);
+    }
+    for i in 0..d {
+        let (row, reciprocal) = (&c[i * d..i * d + i], reciprocals[i]);
+        let whole = i / ROWS * ROWS;
+        for first in (0..whole).step_by(ROWS) {
+            let mut columns = inverse[first * d..(first + ROWS) * d].chunks_exact_mut(d);
+            let mut columns: [&mut [W]; ROWS] = std::array::from_fn(|_| columns.next().unwrap_or_default());
+            let sums = inners(columns.each_ref().map(|column| &column[first..i]), &row[first..]);
+            for (column, sum) in columns.iter_mut().zip(sums) {
+                column[i] = zero.sub(sum).mul(reciprocal);
+            }
         }
+        for j in whole..i {
+            let column = &mut inverse[j * d..(j + 1) * d];
+            column[i] = zero.sub(inner(&row[j..], &column[j..i])).mul(reciprocal);
+        }
+        inverse[i * d + i] = reciprocal;
     }
     for i in 0..d {
         for j in 0..i {
             inverse[i * d + j] = inverse[j * d + i];
-            inverse[j * d + i] = W::splat(0.0);
         }
     }
+}
+
+/// `Σ a_k b_k` of several rows `a`, which share the loads of `b`.
+#[inline(always)]
+fn inners<W: Wide>(rows: [&[W]; ROWS], b: &[W]) -> [W; ROWS] {
+    let rows = rows.map(|row| &row[..b.len()]);
+    let mut sums = [W::splat(0.0); ROWS];
+    for (k, b) in b.iter().enumerate() {
+        for r in 0..ROWS {
+            sums[r] = rows[r][k].mul_add(*b, sums[r]);
+        }
+    }
+    sums
 }
 
 #[cfg(test)]
@@ -123,8 +187,12 @@ mod tests {
             let all: Vec<Vec<f64>> = (0..5).map(|_| testkit::spd::with_spectrum(&spectrum, &mut stream)).collect();
             let views: Vec<&[f64]> = all.iter().map(Vec::as_slice).collect();
             let identity: Vec<f64> = (0..d * d).map(|k| f64::from(u8::from(k % (d + 1) == 0))).collect();
-            for (a, got) in all.iter().zip(cholesky(&views, d)) {
+            let both = [cholesky(&views, d), cholesky_from_below(&views, d)].concat();
+            for (at, (a, got)) in all.iter().chain(&all).zip(both).enumerate() {
                 let got = got.unwrap();
+                let below = at >= all.len();
+                let outside = |k: &usize| if below { k / d > k % d } else { k / d < k % d };
+                assert!((0..d * d).filter(outside).all(|k| got.factor[k] == 0.0 && got.inverse[k] == 0.0));
                 let back = square((&got.factor, Form::Plain), (&got.factor, Form::Transposed), d);
                 assert_close("C Cᵀ", &back, a, d * d, IDENTITY_F64);
                 let unit = square((&got.inverse, Form::Plain), (&got.factor, Form::Plain), d);

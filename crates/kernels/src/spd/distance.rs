@@ -1,14 +1,17 @@
 //! Differentiable distances of pairs.
 
+use std::sync::OnceLock;
+
 use candle_core::{Shape, Tensor};
 use rayon::prelude::*;
 
 use super::inverse_root::TOGETHER;
-use super::linalg::{Form, square, symmetrise};
+use super::linalg::symmetrise;
 use super::prepared::Prepared;
 use super::simd::{dispatched, squared_difference};
+use super::triangular::times;
 use super::{Metric, bures, saved};
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 
 /// Polar factors are kept for the backward pass up to this many numbers in all (512 MiB); beyond, the backward pass
 /// computes those anew whose pair has a gradient.
@@ -30,18 +33,19 @@ pub fn distance(metric: Metric, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.device().is_cuda() {
         return crate::cuda::tensors::distance(op, metric, a, b);
     }
-    let left = Prepared::named(op, "a", metric, a)?;
-    let right = if a.id() == b.id() { left.clone() } else { Prepared::named(op, "b", metric, b)? };
+    let alone = a.id() == b.id();
+    let left = Prepared::named(op, "a", metric, a, !alone)?;
+    let right = if alone { left.clone() } else { Prepared::named(op, "b", metric, b, false)? };
     left.check(op, &right)?;
     let (n, m) = (left.len(), right.len());
     let pairs = (0..n).flat_map(|i| (0..m).map(move |j| (i, j))).collect();
     Pairs { op, a: left, b: right, pairs }.apply(a, b, (n, m).into())
 }
 
-/// Distances `[K]` of the pairs `(a_i, b_j)` of `a` `[N, d, d]` and `b` `[M, d, d]`. Differentiable in both, as
-/// [`distance`].
+/// Distances `[K]` of the pairs `(a_i, b_j)` of `a` `[.., d, d]` with N matrices and `b` `[.., d, d]` with M, which are
+/// counted row by row. Differentiable in both, as [`distance`].
 ///
-/// `prepared_a` and `prepared_b` are the factorisations of these very tensors; the metric is theirs.
+/// `prepared_a` and `prepared_b` are the factorisations of these very matrices; the metric is theirs.
 ///
 /// # Errors
 /// Factorisations that do not fit each other or the tensors, indices out of range, different dtypes, or no convergence.
@@ -55,9 +59,9 @@ pub fn pair_distance(
     let op = name(prepared_a.metric());
     prepared_a.check(op, prepared_b)?;
     for (name, tensor, prepared) in [("a", a, prepared_a), ("b", b, prepared_b)] {
-        let want = [prepared.len(), prepared.dim(), prepared.dim()];
-        if tensor.dims() != want {
-            let expected = format!("{want:?}, the shape that was prepared");
+        let (n, d) = (prepared.len(), prepared.dim());
+        if tensor.rank() < 3 || tensor.dims()[tensor.rank() - 2..] != [d, d] || tensor.elem_count() != n * d * d {
+            let expected = format!("[.., {d}, {d}], the {n} matrices that were prepared");
             return Err(Error::Shape { op, name, got: tensor.dims().to_vec(), expected });
         }
     }
@@ -67,7 +71,9 @@ pub fn pair_distance(
     }
     #[cfg(feature = "cuda")]
     if let Some([left, right]) = prepared_a.cards(op, prepared_b)? {
-        return crate::cuda::tensors::pair_distance((op, prepared_a.metric()), (a, b), pairs, (left, right));
+        let list = |t: &Tensor, of: &Prepared| t.reshape((of.len(), of.dim(), of.dim()));
+        let (a, b) = (list(a, prepared_a)?, list(b, prepared_b)?);
+        return crate::cuda::tensors::pair_distance((op, prepared_a.metric()), (&a, &b), pairs, (left, right));
     }
     let all = Pairs { op, a: prepared_a.clone(), b: prepared_b.clone(), pairs: pairs.to_vec() };
     all.apply(a, b, pairs.len().into())
@@ -183,35 +189,48 @@ impl Pairs {
         Ok(members.par_iter().enumerate().map(one).collect::<Vec<_>>().concat())
     }
 
-    /// `A^{-½} Σ factor · (A^½ − Uᵀ B^½)`, and the same with the roles exchanged.
     fn bures_wasserstein(&self, side: Side, factors: &[f64], kept: Option<&Vec<bures::Polar>>) -> Result<Vec<f64>> {
-        let d = self.a.dim();
         let members = self.members(side, factors);
-        let one = |(own, pairs): (usize, &Vec<usize>)| -> Result<Vec<f64>> {
-            let mut sum = vec![0.0; d * d];
-            if pairs.is_empty() {
-                return Ok(sum);
+        let failed: Vec<OnceLock<Error>> = members.iter().map(|_| OnceLock::new()).collect();
+        let one = |own: usize, out: &mut [f64]| {
+            if let Err(error) = self.bures_wasserstein_of(side, own, &members[own], (factors, kept), out) {
+                failed[own].get_or_init(|| error);
             }
-            let total: f64 = pairs.iter().map(|&pair| factors[pair]).sum();
-            sum.iter_mut().zip(self.prepared(side).image(own)).for_each(|(s, root)| *s = total * root);
-            for group in pairs.chunks(TOGETHER) {
-                let indices: Vec<(usize, usize)> = group.iter().map(|&pair| self.pairs[pair]).collect();
-                let anew = if kept.is_none() { self.polar_of(&indices)? } else { Vec::new() };
-                for (at, (&pair, &(i, j))) in group.iter().zip(&indices).enumerate() {
-                    let rotation = &kept.map_or_else(|| &anew[at], |all| &all[pair]).rotation;
-                    match side {
-                        Side::A => bures::subtract_image_b(&mut sum, factors[pair], rotation, self.b.image(j), d),
-                        Side::B => bures::subtract_image_a(&mut sum, factors[pair], rotation, self.a.image(i), d),
-                    }
+        };
+        let all = host::filled((members.len(), self.a.dim().pow(2)), one, |v| v);
+        failed.into_iter().find_map(OnceLock::into_inner).map_or(Ok(all), Err)
+    }
+
+    /// At one matrix, the symmetric part of `Σ factor · (C_A − C_B U) C_A⁻¹`, and the same with the roles exchanged.
+    fn bures_wasserstein_of(
+        &self,
+        side: Side,
+        own: usize,
+        pairs: &[usize],
+        (factors, kept): (&[f64], Option<&Vec<bures::Polar>>),
+        out: &mut [f64],
+    ) -> Result<()> {
+        let d = self.a.dim();
+        if pairs.is_empty() {
+            out.fill(0.0);
+            return Ok(());
+        }
+        let total: f64 = pairs.iter().map(|&pair| factors[pair]).sum();
+        let mut sum: Vec<f64> = self.prepared(side).image(own).iter().map(|root| total * root).collect();
+        for group in pairs.chunks(TOGETHER) {
+            let indices: Vec<(usize, usize)> = group.iter().map(|&pair| self.pairs[pair]).collect();
+            let anew = if kept.is_none() { self.polar_of(&indices)? } else { Vec::new() };
+            for (at, (&pair, &(i, j))) in group.iter().zip(&indices).enumerate() {
+                let rotation = &kept.map_or_else(|| &anew[at], |all| &all[pair]).rotation;
+                match side {
+                    Side::A => bures::subtract_image_b(&mut sum, factors[pair], rotation, self.b.factor(j), d),
+                    Side::B => bures::subtract_image_a(&mut sum, factors[pair], rotation, self.a.factor(i), d),
                 }
             }
-            let inverse = self.prepared(side).inverse_root(own);
-            let mut out = square((inverse, Form::Plain), (&sum, Form::Plain), d);
-            symmetrise(&mut out, d);
-            Ok(out)
-        };
-        let all: Vec<Result<Vec<f64>>> = members.par_iter().enumerate().map(one).collect();
-        Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
+        }
+        times(out, &sum, self.prepared(side).inverse_factor(own), d);
+        symmetrise(out, d);
+        Ok(())
     }
 }
 

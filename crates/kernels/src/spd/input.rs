@@ -5,17 +5,14 @@ use std::sync::OnceLock;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
+use super::cholesky::{Cholesky, cholesky, cholesky_from_below};
 use super::eigen::{Eigen, NoConvergence, TOGETHER, eigenvalues_of};
 use super::function::Function;
-use super::inverse_root::{Scaled, inverse_roots};
-use super::linalg::{Form, accumulate, each_pair};
+use super::linalg::each_pair;
 use super::refine::refine;
 use super::simd::dispatched;
+use super::triangular::Triangle;
 use crate::{Error, Result, host};
-
-/// Ratio of extreme eigenvalues down to which inverse roots without eigenvectors are as good as gradients in float64 need
-/// them: they lose a few digits more.
-const CLOSE: f64 = 1e-3;
 
 /// A batch of exactly symmetric matrices on the host.
 pub(crate) struct Batch {
@@ -108,29 +105,27 @@ impl Batch {
         spectra.enumerate().try_for_each(|(batch, values)| check_positive(op, batch, values))
     }
 
-    /// Square roots and inverse square roots of positive definite matrices, as [`Batch::positive_eigen`] has them; where
-    /// the ends of the spectrum are no further apart than [`CLOSE`], without eigenvectors.
-    pub(crate) fn roots(&self, op: &'static str, plain: f64) -> Result<Vec<Roots>> {
+    /// Square roots of positive definite matrices: Cholesky factors where the ends of the spectrum are no further apart than
+    /// `plain`, else principal roots from refined eigenvalues. Cholesky factors are `upper` or lower triangles.
+    pub(crate) fn roots(&self, op: &'static str, plain: f64, upper: bool) -> Result<Vec<Roots>> {
         let d = self.d;
         let all = self.decompose(op, |group| {
             let spectra = eigenvalues_of(group, d);
-            let simple = |values: &Vec<f64>| values[0] > 0.0 && values[0] >= CLOSE * values[d - 1];
-            let (mut scaled, mut factors) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
-            for (&matrix, values) in group.iter().zip(&spectra) {
-                if let Ok(values) = values
-                    && simple(values)
-                {
-                    let (least, largest) = (values[0] * 0.999, values[d - 1] * 1.001);
-                    scaled.push(Scaled { matrix, scale: 1.0 / largest, ratio: (least / largest).sqrt() });
-                    factors.push(1.0 / largest.sqrt());
-                }
-            }
-            let mut inverses = inverse_roots(&scaled, d).into_iter().zip(factors);
+            let simple = |values: &[f64]| values[0] > 0.0 && values[0] >= plain * values[d - 1];
+            let close = |spectrum: &std::result::Result<Vec<f64>, _>| spectrum.as_ref().is_ok_and(|v| simple(v));
+            let chosen: Vec<&[f64]> =
+                group.iter().zip(&spectra).filter(|(_, spectrum)| close(spectrum)).map(|(&matrix, _)| matrix).collect();
+            let (factors, triangle) = match upper {
+                true => (cholesky_from_below(&chosen, d), Triangle::Upper),
+                false => (cholesky(&chosen, d), Triangle::Lower),
+            };
+            let mut factors = factors.into_iter();
             let one = |(matrix, spectrum): (&&[f64], std::result::Result<Vec<f64>, NoConvergence>)| {
-                let spectrum = spectrum?;
-                let inverse = if simple(&spectrum) { inverses.next() } else { None };
-                match inverse {
-                    Some((inverse, factor)) => Ok(Roots::of_inverse(matrix, spectrum, inverse, factor)),
+                let factor = if close(&spectrum) { factors.next().flatten() } else { None };
+                match factor {
+                    Some(Cholesky { factor, inverse }) => {
+                        Ok(Roots { spectrum: spectrum?, root: factor, inverse, triangle })
+                    }
                     None => Roots::of_eigen(matrix, d, plain),
                 }
             };
@@ -152,24 +147,17 @@ impl Batch {
     }
 }
 
-/// The spectrum (ascending), the square root and the inverse square root of a matrix.
+/// The spectrum (ascending), a square root `C` with `A = C Cᵀ`, and `C⁻¹`.
 #[derive(Debug)]
 pub(crate) struct Roots {
     pub(crate) spectrum: Vec<f64>,
     pub(crate) root: Vec<f64>,
     pub(crate) inverse: Vec<f64>,
+    /// That of a Cholesky factor; the principal root has none.
+    pub(crate) triangle: Triangle,
 }
 
 impl Roots {
-    /// From `inverse`, which is the inverse root less a factor.
-    fn of_inverse(matrix: &[f64], spectrum: Vec<f64>, mut inverse: Vec<f64>, factor: f64) -> Self {
-        let d = spectrum.len();
-        inverse.iter_mut().for_each(|v| *v *= factor);
-        let mut root = vec![0.0; d * d];
-        accumulate(&mut root, (0.0, 1.0), (matrix, Form::Plain), (&inverse, Form::Plain), (d, d, d), true);
-        Self { spectrum, root, inverse }
-    }
-
     /// By the eigenvectors, with the small eigenvalues refined where the ends of the spectrum are further apart than
     /// `plain`.
     fn of_eigen(matrix: &[f64], d: usize, plain: f64) -> std::result::Result<Self, NoConvergence> {
@@ -178,7 +166,7 @@ impl Roots {
             refine(matrix, d, &mut eigen)?;
         }
         let (root, inverse) = (Function::Sqrt.matrix(&eigen), Function::InvSqrt.matrix(&eigen));
-        Ok(Self { spectrum: eigen.values, root, inverse })
+        Ok(Self { spectrum: eigen.values, root, inverse, triangle: Triangle::Full })
     }
 }
 

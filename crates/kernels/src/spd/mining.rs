@@ -2,33 +2,29 @@
 //!
 //! For the Bures-Wasserstein distance, candidates are discarded by Kantorovich duality: for every positive definite `M`,
 //! `2 tr (A^½ B A^½)^½ ≤ tr A M + tr B M⁻¹` (Alberti, Lett. Math. Phys. 7, 1983, on the fidelity), so that
-//! `δ² ≥ tr A (I − M) + tr B (I − M⁻¹)`, with equality where `M` is the optimal map from `A` to `B`. The map between the
-//! means of two groups bounds the distances of all their members at the cost of two inner products each, and the bound
-//! is off by no more than a term of second order in the members' deviations from their means.
+//! `δ² ≥ tr A (I − M) + tr B (I − M⁻¹)`, with equality where `M` is the optimal map from `A` to `B`; of all multiples of `M`
+//! the best gives `δ² ≥ tr A + tr B − 2 √(tr A M · tr B M⁻¹)`. The map between the means of two groups bounds the distances of
+//! all their members at the cost of two inner products each, and the bound is off by no more than a term of second order
+//! in the members' deviations from their means.
 //!
-//! Where a mean is too badly conditioned for a map, `H/√2 ≤ δ` with `H = ‖A^½ − B^½‖_F` discards.
+//! Where a mean is too badly conditioned for a map, the ordered eigenvalues discard, and for principal roots `H/√2 ≤ δ`
+//! with `H = ‖A^½ − B^½‖_F`.
 //!
-//! Any positive definite `M` bounds, so an inexact map makes the search slower, never wrong: `M` is taken as it was computed,
-//! and its inverse comes from its own Cholesky factor.
+//! Any positive definite `M` bounds, so an inexact map makes the search slower, never wrong: `M⁻¹` is taken as it was
+//! computed, `C_A (FᵀF)^{-½} C_Aᵀ` with `F = C_Bᵀ C_A` for means `A = C_A C_Aᵀ` and `B = C_B C_Bᵀ`, and `M` comes from its
+//! Cholesky factor.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::bures;
-use super::cholesky::{Cholesky, cholesky};
+use super::duality::{MAPS, Map, Means, lower_bounds, maps, products};
 use super::inverse_root::TOGETHER;
-use super::linalg::{Form, accumulate, square, symmetrise};
-use super::polar::{Bounded, orthogonal_factors};
 use super::prepared::{Prepared, SLACK};
-use super::simd::{dispatched, dot, squared_difference};
+use super::simd::squared_difference;
 use super::{Metric, eigen};
 use crate::{Error, Result};
-
-/// Rounding errors in `M M⁻¹ − I` are below this share of `‖M‖ ‖M⁻¹‖`.
-const INVERSE_ROUNDING: f64 = 1e-13;
-/// Rounding errors in a sum of traces, as a share of their magnitudes.
-const SUM_ROUNDING: f64 = 1e-12;
-/// Maps that are computed at a time.
-const MAPS: usize = 4;
 
 /// Open pairs of two groups up to which their distances are computed without a map between the groups.
 const FEW: usize = 3;
@@ -114,40 +110,18 @@ impl Prepared {
     }
 }
 
-/// The means of groups, factorised.
-struct Means {
-    factors: Vec<Option<Cholesky>>,
-    /// Bounds of their eigenvalues.
-    ranges: Vec<(f64, f64)>,
+/// A pair whose distance may have to be computed: a lower bound of it, a member of the group and a matrix of the other side.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    bound: f64,
+    member: usize,
+    index: usize,
 }
 
-impl Means {
-    /// Of the groups of `size` consecutive matrices.
-    fn new(prepared: &Prepared, size: usize) -> Self {
-        let (d, n) = (prepared.dim(), prepared.len());
-        let one = |start: usize| {
-            let mut mean = vec![0.0; d * d];
-            for i in start..start + size {
-                add(&mut mean, 1.0 / size as f64, prepared.matrix(i));
-            }
-            mean
-        };
-        let means: Vec<Vec<f64>> = (0..n).step_by(size.max(1)).map(one).collect();
-        let views: Vec<&[f64]> = means.iter().map(Vec::as_slice).collect();
-        // The extreme eigenvalues of a mean lie between the means of the members' extreme eigenvalues.
-        let end = |start: usize, at: usize| {
-            (start..start + size).map(|i| prepared.eigenvalues(i)[at]).sum::<f64>() / size as f64
-        };
-        let ranges = (0..n).step_by(size.max(1)).map(|start| (end(start, 0), end(start, d - 1))).collect();
-        let factors = views.par_chunks(MAPS).flat_map_iter(|group| cholesky(group, d)).collect();
-        Self { factors, ranges }
-    }
-}
-
-/// `M` and `M⁻¹`, of which the second is no smaller than the inverse of the first.
-struct Map {
-    map: Vec<f64>,
-    inverse: Vec<f64>,
+/// A group of the other side, with lower bounds, row by row, of the distances of both groups' members.
+struct Candidate {
+    group: usize,
+    bounds: Vec<f64>,
 }
 
 /// What the searches of all groups share.
@@ -156,52 +130,35 @@ struct Search<'a> {
     b: &'a Prepared,
     size: usize,
     k: usize,
-    /// Means of the groups of each side, and of all of `b`; none for the log-Euclidean distance, which needs no bounds.
-    means: Option<[Means; 3]>,
+    /// None for the log-Euclidean distance, which needs no bounds.
+    means: Option<Means>,
 }
 
 impl<'a> Search<'a> {
     fn new(a: &'a Prepared, b: &'a Prepared, size: usize, k: usize) -> Self {
         let bounded = a.metric() == Metric::BuresWasserstein && !a.is_empty() && !b.is_empty();
-        let means = bounded.then(|| [Means::new(a, size), Means::new(b, size), Means::new(b, b.len())]);
+        let means = bounded.then(|| Means::new(a, b, size));
         Self { a, b, size, k, means }
     }
 
     /// The nearest of each member of group `i` among the members of the groups `candidates` of `b`.
     fn group(&self, i: usize, candidates: &[usize]) -> Result<Vec<Best>> {
         let mut best: Vec<Best> = vec![Vec::new(); self.size];
-        let mut rough: Vec<(f64, usize, Vec<f64>)> = self.rough_bounds(i, candidates);
-        rough.sort_by(|x, y| x.0.total_cmp(&y.0).then(x.1.cmp(&y.1)));
-        let mut rest = &rough[..];
-        while !rest.is_empty() {
+        let rough = self.rough_bounds(i, candidates);
+        let mut pool: Vec<Open> = Vec::new();
+        let mut rest = rough.into_iter();
+        loop {
             // The next groups that may still hold somebody nearer, a few at a time.
-            let near = |(_, _, bounds): &&(f64, usize, Vec<f64>)| self.any_open(bounds, &best);
-            let mut chosen = Vec::with_capacity(MAPS);
-            while chosen.len() < MAPS
-                && let Some((first, others)) = rest.split_first()
-            {
-                rest = others;
-                if near(&first) {
-                    chosen.push(first);
-                }
-            }
-            // A map costs as much as a few distances.
-            let worth = |(_, _, bounds): &&&(f64, usize, Vec<f64>)| self.open(bounds, &best).count() > FEW;
-            let groups: Vec<usize> = chosen.iter().filter(worth).map(|(_, j, _)| *j).collect();
-            let mut maps = groups.iter().zip(self.maps(i, &groups)).peekable();
-            for (_, j, bounds) in chosen {
-                let mut bounds = bounds.clone();
-                let map = maps.next_if(|(group, _)| *group == j).and_then(|(_, map)| map);
-                if self.any_open(&bounds, &best)
-                    && let Some(map) = map
-                {
-                    let closer = self.bounds(i, *j, &map);
-                    bounds.iter_mut().zip(&closer).for_each(|(bound, closer)| *bound = bound.max(*closer));
-                }
-                self.evaluate(i, *j, bounds, &mut best)?;
+            let mut chosen: Vec<Candidate> =
+                rest.by_ref().filter(|c| self.any_open(&c.bounds, &best)).take(MAPS).collect();
+            let last = chosen.len() < MAPS;
+            self.tighten(i, &mut chosen, &best);
+            pool.extend(chosen.iter().flat_map(|candidate| self.pairs(candidate)));
+            self.evaluate(i, &mut pool, last, &mut best)?;
+            if last {
+                return Ok(best);
             }
         }
-        Ok(best)
     }
 
     /// Distance from which on nobody is of interest to a member.
@@ -209,58 +166,81 @@ impl<'a> Search<'a> {
         if best.len() < self.k { f64::INFINITY } else { best[self.k - 1].0 * (1.0 + SLACK) }
     }
 
-    /// The bounds, row by row, of the pairs of two groups that may be nearer than what was found.
-    fn open<'b>(&'b self, bounds: &'b [f64], best: &'b [Best]) -> impl Iterator<Item = f64> + 'b {
+    /// How many pairs of two groups may be nearer than what was found, by their bounds.
+    fn open(&self, bounds: &[f64], best: &[Best]) -> usize {
         let rows = bounds.chunks_exact(self.size).zip(best);
-        rows.flat_map(|(row, best)| row.iter().copied().filter(|&bound| bound <= self.bar(best)))
+        rows.map(|(row, best)| row.iter().filter(|&&bound| bound <= self.bar(best)).count()).sum()
     }
 
     /// Whether there is such a pair.
     fn any_open(&self, bounds: &[f64], best: &[Best]) -> bool {
-        self.open(bounds, best).next().is_some()
+        self.open(bounds, best) > 0
     }
 
-    /// Computes the distances of the pairs of groups `i` and `j` that the bounds leave open, the most promising first.
-    fn evaluate(&self, i: usize, j: usize, mut bounds: Vec<f64>, best: &mut [Best]) -> Result<()> {
+    /// All pairs of a group with a candidate.
+    fn pairs(&self, candidate: &Candidate) -> impl Iterator<Item = Open> {
+        let (first, size) = (candidate.group * self.size, self.size);
+        let pair = move |(at, &bound)| Open { bound, member: at / size, index: first + at % size };
+        candidate.bounds.iter().enumerate().map(pair)
+    }
+
+    /// Replaces the bounds of the groups in which many pairs are open by those of maps between the means.
+    fn tighten(&self, i: usize, chosen: &mut [Candidate], best: &[Best]) {
+        let Some(Means { a, b, .. }) = &self.means else { return };
+        let mut worth: Vec<&mut Candidate> =
+            chosen.iter_mut().filter(|candidate| self.open(&candidate.bounds, best) > FEW).collect();
+        let pairs: Vec<_> = worth.iter().map(|candidate| (&a[i], &b[candidate.group])).collect();
+        for (candidate, map) in worth.iter_mut().zip(maps(&pairs, self.a.dim())) {
+            let Some(map) = map else { continue };
+            let closer = self.bounds(i, candidate.group, &map);
+            candidate.bounds.iter_mut().zip(&closer).for_each(|(bound, closer)| *bound = bound.max(*closer));
+        }
+    }
+
+    /// Computes the distances of the pairs in the pool that are not yet out of the question, the most promising first; unless
+    /// these are the `last`, leaves a few that would not fill the registers.
+    fn evaluate(&self, i: usize, pool: &mut Vec<Open>, last: bool, best: &mut [Best]) -> Result<()> {
+        let (together, least) = match self.a.metric() {
+            Metric::BuresWasserstein => (TOGETHER, if last { 1 } else { TOGETHER }),
+            Metric::LogEuclidean => (usize::MAX, 1),
+        };
         loop {
-            // Of each member the partner of the least bound; a bound above all others marks what was computed.
-            let least = |(p, row): (usize, &[f64])| {
-                let (q, bound) = row.iter().enumerate().min_by(|x, y| x.1.total_cmp(y.1))?;
-                (*bound <= self.bar(&best[p]) && *bound < f64::INFINITY).then_some((p, q))
-            };
-            let open: Vec<(usize, usize)> = bounds.chunks_exact(self.size).enumerate().filter_map(least).collect();
-            if open.is_empty() {
+            pool.retain(|open| open.bound <= self.bar(&best[open.member]));
+            if pool.len() < least {
                 return Ok(());
             }
-            for open in open.chunks(TOGETHER) {
-                let pair = |&(p, q): &(usize, usize)| (i * self.size + p, j * self.size + q);
-                let pairs: Vec<(usize, usize)> = open.iter().map(pair).collect();
-                let values = self.a.values(self.b, &pairs)?;
-                for ((&(p, q), &(_, index)), distance) in open.iter().zip(&pairs).zip(values) {
-                    bounds[p * self.size + q] = f64::INFINITY;
-                    let at = best[p].partition_point(|&found| found < (distance, index));
-                    if at < self.k {
-                        best[p].insert(at, (distance, index));
-                        best[p].truncate(self.k);
-                    }
+            let chosen = most_promising(pool, self.size, together);
+            let pairs: Vec<_> = chosen.iter().map(|open| (i * self.size + open.member, open.index)).collect();
+            for (open, distance) in chosen.iter().zip(self.a.values(self.b, &pairs)?) {
+                let found = &mut best[open.member];
+                let at = found.partition_point(|&found| found < (distance, open.index));
+                if at < self.k {
+                    found.insert(at, (distance, open.index));
+                    found.truncate(self.k);
                 }
             }
         }
     }
 
-    /// For each group of `candidates` the least of its bounds, its index and its bounds, from the map between the mean of
-    /// group `i` and the mean of all of `b`; by the roots' differences where these are too badly conditioned for a map.
-    fn rough_bounds(&self, i: usize, candidates: &[usize]) -> Vec<(f64, usize, Vec<f64>)> {
-        let map = self.means.as_ref().and_then(|[a, _, all]| self.map(&[(a, i, all, 0)]).pop().flatten());
-        let bounds = |&j: &usize| {
-            let bounds = match (&map, self.a.metric()) {
-                (Some(map), _) => self.bounds(i, j, map),
-                (None, Metric::BuresWasserstein) => self.root_bounds(i, j),
+    /// The `candidates` in the order of the least of their bounds, from the map between the mean of group `i` and the mean of
+    /// all of `b`; by [`Prepared::lower_bound`] where these are too badly conditioned for a map.
+    fn rough_bounds(&self, i: usize, candidates: &[usize]) -> Vec<Candidate> {
+        let known = self.means.as_ref().and_then(|means| Some((means, means.rough[i].as_ref()?)));
+        let side = known.map(|(means, map)| (means, products(self.a, self.members(i), &map.map)));
+        let bounds = |&group: &usize| {
+            let bounds = match (&side, self.a.metric()) {
+                (Some((means, a)), _) => {
+                    let product = |m: usize| [self.b.trace(m), means.products[m * means.a.len() + i]];
+                    lower_bounds(a, &self.members(group).map(product).collect::<Vec<_>>())
+                }
+                (None, Metric::BuresWasserstein) => self.root_bounds(i, group),
                 (None, Metric::LogEuclidean) => vec![0.0; self.size * self.size],
             };
-            (bounds.iter().copied().fold(f64::INFINITY, f64::min), j, bounds)
+            (bounds.iter().copied().fold(f64::INFINITY, f64::min), Candidate { group, bounds })
         };
-        candidates.iter().map(bounds).collect()
+        let mut all: Vec<(f64, Candidate)> = candidates.iter().map(bounds).collect();
+        all.sort_by(|x, y| x.0.total_cmp(&y.0).then(x.1.group.cmp(&y.1.group)));
+        all.into_iter().map(|(_, candidate)| candidate).collect()
     }
 
     /// As [`Search::bounds`], without a map.
@@ -269,92 +249,30 @@ impl<'a> Search<'a> {
         (0..self.size * self.size).map(pair).map(|(i, j)| self.a.lower_bound(i, self.b, j)).collect()
     }
 
-    /// Maps from the mean of group `i` to those of `groups` of `b`.
-    fn maps(&self, i: usize, groups: &[usize]) -> Vec<Option<Map>> {
-        match &self.means {
-            None => groups.iter().map(|_| None).collect(),
-            Some([a, b, _]) => {
-                let pairs: Vec<_> = groups.iter().map(|&j| (a, i, b, j)).collect();
-                self.map(&pairs)
-            }
-        }
-    }
-
-    /// Maps between means; none where a mean is too badly conditioned for one.
-    fn map(&self, pairs: &[(&Means, usize, &Means, usize)]) -> Vec<Option<Map>> {
-        let d = self.a.dim();
-        let maps = optimal_maps(pairs, d);
-        let views: Vec<&[f64]> = maps.iter().flatten().map(Vec::as_slice).collect();
-        let mut factors = cholesky(&views, d).into_iter();
-        maps.into_iter().map(|map| map.and_then(|map| Map::new(map, factors.next().flatten()?, d))).collect()
-    }
-
     /// Lower bounds of the distances of the members of group `i` and those of group `j` of `b`, row by row.
     fn bounds(&self, i: usize, j: usize, map: &Map) -> Vec<f64> {
-        let side = |prepared: &Prepared, group: usize, map: &[f64]| -> Vec<[f64; 2]> {
-            let members = group * self.size..(group + 1) * self.size;
-            members.map(|m| [prepared.trace(m), inner(prepared.matrix(m), map)]).collect()
-        };
-        let (a, b) = (side(self.a, i, &map.map), side(self.b, j, &map.inverse));
-        let bound = |[trace_a, a]: [f64; 2], [trace_b, b]: [f64; 2]| {
-            let rounding = SUM_ROUNDING * (trace_a + trace_b + a + b);
-            (trace_a + trace_b - a - b - rounding).max(0.0).sqrt()
-        };
-        a.iter().flat_map(|&a| b.iter().map(move |&b| bound(a, b))).collect()
+        let (a, b) = (self.members(i), self.members(j));
+        lower_bounds(&products(self.a, a, &map.map), &products(self.b, b, &map.inverse))
+    }
+
+    fn members(&self, group: usize) -> Range<usize> {
+        group * self.size..(group + 1) * self.size
     }
 }
 
-/// `C_A⁻ᵀ Uᵀ C_Bᵀ`, symmetrised, with the polar factor `U` of `C_Bᵀ C_A`, of pairs of means.
-fn optimal_maps(pairs: &[(&Means, usize, &Means, usize)], d: usize) -> Vec<Option<Vec<f64>>> {
-    let factors: Vec<Option<(&Cholesky, &Cholesky)>> =
-        pairs.iter().map(|&(a, i, b, j)| Some((a.factors[i].as_ref()?, b.factors[j].as_ref()?))).collect();
-    let product = |(x, y): (&Cholesky, &Cholesky)| square((&y.factor, Form::Transposed), (&x.factor, Form::Plain), d);
-    let products: Vec<Vec<f64>> = factors.iter().map(|both| both.map(product).unwrap_or_default()).collect();
-    let mut views = Vec::with_capacity(pairs.len());
-    for (&(a, i, b, j), matrix) in pairs.iter().zip(&products).filter(|(_, product)| !product.is_empty()) {
-        let ((low_a, high_a), (low_b, high_b)) = (a.ranges[i], b.ranges[j]);
-        let (least, largest) = ((low_a * low_b).sqrt() * 0.999, (high_a * high_b).sqrt() * 1.001);
-        views.push(Bounded { matrix, least, largest });
+/// Takes up to `count` pairs: of each of the `members` that of the least bound, then of each the next.
+fn most_promising(pool: &mut Vec<Open>, members: usize, count: usize) -> Vec<Open> {
+    pool.sort_by(|x, y| x.bound.total_cmp(&y.bound).then((x.member, x.index).cmp(&(y.member, y.index))));
+    let mut before = vec![0; members];
+    let mut ranked: Vec<(usize, Open)> = Vec::with_capacity(pool.len());
+    for open in pool.drain(..) {
+        ranked.push((before[open.member], open));
+        before[open.member] += 1;
     }
-    let mut rotations = orthogonal_factors(&views, d).into_iter();
-    let map = |both: &Option<(&Cholesky, &Cholesky)>| {
-        let &(x, y) = both.as_ref()?;
-        let rotation = rotations.next().flatten()?;
-        let half = square((&rotation, Form::Transposed), (&y.factor, Form::Transposed), d);
-        let mut map = square((&x.inverse, Form::Transposed), (&half, Form::Plain), d);
-        symmetrise(&mut map, d);
-        Some(map)
-    };
-    factors.iter().map(map).collect()
-}
-
-impl Map {
-    fn new(map: Vec<f64>, factor: Cholesky, d: usize) -> Option<Self> {
-        let mut inverse = vec![0.0; d * d];
-        let c = (&factor.inverse[..], Form::Transposed);
-        accumulate(&mut inverse, (0.0, 1.0), c, (&factor.inverse, Form::Plain), (d, d, d), true);
-        let error = INVERSE_ROUNDING * (inner(&map, &map) * inner(&inverse, &inverse)).sqrt();
-        // With ‖M N − I‖ ≤ η, M⁻¹ is at most N / (1 − η).
-        (error < 0.5).then(|| {
-            inverse.iter_mut().for_each(|v| *v /= 1.0 - error);
-            Self { map, inverse }
-        })
-    }
-}
-
-dispatched! {
-    fn inner(a: &[f64], b: &[f64]) -> f64 {
-        dot(a, b)
-    }
-}
-
-dispatched! {
-    /// `sum += factor · a`.
-    fn add(sum: &mut [f64], factor: f64, a: &[f64]) {
-        for (s, a) in sum.iter_mut().zip(a) {
-            *s += factor * a;
-        }
-    }
+    ranked.sort_by_key(|&(rank, _)| rank);
+    let rest = ranked.split_off(count.min(ranked.len()));
+    pool.extend(rest.into_iter().map(|(_, open)| open));
+    ranked.into_iter().map(|(_, open)| open).collect()
 }
 
 #[cfg(test)]
@@ -410,7 +328,9 @@ mod tests {
         let a = Tensor::from_vec(graded, (4 * SIZE, 3, 3), &Device::Cpu).unwrap();
         let a = Prepared::new(metric, &a).unwrap();
         let search = Search::new(&a, &a, SIZE, 1);
-        assert!(search.maps(0, &[1, 2]).iter().all(Option::is_none), "a map after all");
+        let Some(Means { a: means, .. }) = &search.means else { panic!("no means") };
+        let found = maps(&[(&means[0], &means[1]), (&means[0], &means[2])], 3);
+        assert!(found.iter().all(Option::is_none), "a map after all");
         let found = a.nearest_in_groups(&a, SIZE, 2, |i, j| i != j).unwrap();
         for (i, found) in found.into_iter().enumerate() {
             let others = (0..a.len()).filter(|j| j / SIZE != i / SIZE);
@@ -432,8 +352,9 @@ mod tests {
         let (a, b) = (Prepared::new(metric, &a).unwrap(), Prepared::new(metric, &b).unwrap());
         let search = Search::new(&a, &b, SIZE, 1);
         let (mut total, mut below) = (0.0, 0.0);
-        for i in 0..4 {
-            let maps = search.maps(i, &[0, 1, 2, 3]);
+        let Some(Means { a: of_a, b: of_b, .. }) = &search.means else { panic!("no means") };
+        for (i, mean) in of_a.iter().enumerate() {
+            let maps = maps(&of_b.iter().map(|b| (mean, b)).collect::<Vec<_>>(), 6);
             for (j, map) in maps.iter().enumerate() {
                 for (at, bound) in search.bounds(i, j, map.as_ref().unwrap()).into_iter().enumerate() {
                     let distance = a.distance(i * SIZE + at / SIZE, &b, j * SIZE + at % SIZE).unwrap();

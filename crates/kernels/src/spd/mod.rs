@@ -15,6 +15,7 @@ mod cholesky;
 mod congruence;
 mod covariance;
 mod distance;
+mod duality;
 pub(crate) mod eigen;
 pub(crate) mod function;
 mod input;
@@ -34,12 +35,13 @@ pub(crate) mod simd;
 mod sweeps;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+mod triangular;
 mod tridiagonal;
 mod wide;
 
 use candle_core::Tensor;
 
-pub use covariance::covariance;
+pub use covariance::{covariance, part_covariances};
 pub use distance::{distance, pair_distance};
 pub use prepared::Prepared;
 

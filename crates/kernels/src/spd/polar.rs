@@ -9,7 +9,7 @@ const GOOD: f64 = 1e-2;
 /// Ratio of singular values down to which the small ones keep enough digits for gradients.
 pub(super) const MODERATE: f64 = 1e-5;
 
-/// A `d`×`d` matrix, with bounds of its singular values.
+/// A `d`×`d` matrix `F` (or, where it says so, `FᵀF`), with bounds of the singular values of `F`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounded<'a> {
     pub(super) matrix: &'a [f64],
@@ -17,9 +17,19 @@ pub(super) struct Bounded<'a> {
     pub(super) largest: f64,
 }
 
-impl Bounded<'_> {
+impl<'a> Bounded<'a> {
     pub(super) fn ratio(&self) -> f64 {
         self.least / self.largest
+    }
+
+    /// The matrix, which is `F`, with what scales it.
+    fn of_factor(&self) -> Scaled<'a> {
+        Scaled { matrix: self.matrix, scale: 1.0 / self.largest, ratio: self.ratio() }
+    }
+
+    /// The matrix, which is `FᵀF`, with what scales it.
+    pub(super) fn of_gram(&self) -> Scaled<'a> {
+        Scaled { matrix: self.matrix, scale: 1.0 / (self.largest * self.largest), ratio: self.ratio() }
     }
 
     fn times(&self, inverse_root: &[f64], d: usize) -> Vec<f64> {
@@ -70,16 +80,12 @@ pub(super) fn orthogonal_factors(all: &[Bounded], d: usize) -> Vec<Option<Vec<f6
     let (good, rest): (Vec<usize>, Vec<usize>) =
         (0..all.len()).filter(|&k| covers(all[k].ratio())).partition(|&k| all[k].ratio() >= GOOD);
     let grams: Vec<Vec<f64>> = good.iter().map(|&k| gram(all[k].matrix, d)).collect();
-    let of_gram = |(&k, matrix)| {
-        let all: &Bounded = &all[k];
-        Scaled { matrix, scale: 1.0 / (all.largest * all.largest), ratio: all.ratio() }
-    };
-    let scaled: Vec<Scaled> = good.iter().zip(grams.iter().map(Vec::as_slice)).map(of_gram).collect();
+    let scaled: Vec<Scaled> =
+        good.iter().zip(&grams).map(|(&k, matrix)| Bounded { matrix, ..all[k] }.of_gram()).collect();
     for (&k, inverse) in good.iter().zip(inverse_roots(&scaled, d)) {
         out[k] = Some(all[k].times(&inverse, d));
     }
-    let of_factor = |&k: &usize| Scaled { matrix: all[k].matrix, scale: 1.0 / all[k].largest, ratio: all[k].ratio() };
-    let scaled: Vec<Scaled> = rest.iter().map(of_factor).collect();
+    let scaled: Vec<Scaled> = rest.iter().map(|&k| all[k].of_factor()).collect();
     for (&k, inverse) in rest.iter().zip(gram_inverse_roots(&scaled, d)) {
         out[k] = Some(all[k].times(&inverse, d));
     }
@@ -91,8 +97,7 @@ pub(super) fn careful_factor(of: &Bounded, d: usize) -> Option<Vec<f64>> {
     if of.ratio() < MODERATE || !covers(of.ratio()) {
         return None;
     }
-    let scaled = Scaled { matrix: of.matrix, scale: 1.0 / of.largest, ratio: of.ratio() };
-    Some(polished(&of.times(&gram_inverse_roots(&[scaled], d)[0], d), d))
+    Some(polished(&of.times(&gram_inverse_roots(&[of.of_factor()], d)[0], d), d))
 }
 
 #[cfg(test)]

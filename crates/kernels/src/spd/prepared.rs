@@ -11,6 +11,7 @@ use super::eigen::Eigen;
 use super::function::Function;
 use super::input::Batch;
 use super::simd::squared_difference;
+use super::triangular::{Factor, Triangle};
 use crate::{Error, Result};
 
 /// Margin for rounding in the comparison of bounds with distances.
@@ -32,7 +33,7 @@ struct Inner {
     d: usize,
     /// Ascending eigenvalues of each matrix.
     spectra: Vec<Vec<f64>>,
-    /// The logarithm or the square root of each matrix.
+    /// The logarithm or a square root of each matrix.
     images: Vec<Vec<f64>>,
     /// What a gradient takes from each matrix.
     factors: Factors,
@@ -48,8 +49,8 @@ struct Inner {
 enum Factors {
     /// For the log-Euclidean distance.
     Eigen(Vec<Eigen>),
-    /// Inverse square roots, for the Bures-Wasserstein distance.
-    InverseRoots(Vec<Vec<f64>>),
+    /// Inverses of the square roots, for the Bures-Wasserstein distance, and the triangle of both.
+    InverseRoots(Vec<(Vec<f64>, Triangle)>),
 }
 
 impl Prepared {
@@ -58,10 +59,23 @@ impl Prepared {
     /// # Errors
     /// Not `[N, d, d]`, not finite, not symmetric, not positive definite, or the eigensolver did not converge.
     pub fn new(metric: Metric, a: &Tensor) -> Result<Self> {
-        Self::named("spd_prepare", "a", metric, a)
+        Self::named("spd_prepare", "a", metric, a, false)
     }
 
-    pub(crate) fn named(op: &'static str, name: &'static str, metric: Metric, a: &Tensor) -> Result<Self> {
+    /// Factorises `a` `[N, d, d]` and `b` `[M, d, d]` for distances between the two, which cost less than those of matrices
+    /// that were factorised on their own: the product of Cholesky factors from below and from above is triangular.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`]; matrices of different sizes.
+    pub fn pair(metric: Metric, a: &Tensor, b: &Tensor) -> Result<(Self, Self)> {
+        const OP: &str = "spd_prepare";
+        let (left, right) = (Self::named(OP, "a", metric, a, true)?, Self::named(OP, "b", metric, b, false)?);
+        left.check(OP, &right)?;
+        Ok((left, right))
+    }
+
+    /// As [`Prepared::new`]; `left` of a pair.
+    pub(crate) fn named(op: &'static str, name: &'static str, metric: Metric, a: &Tensor, left: bool) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if a.device().is_cuda() {
             let (card, batch, spectra) = crate::cuda::tensors::Prepared::new(op, name, metric, a)?;
@@ -80,10 +94,10 @@ impl Prepared {
             Metric::BuresWasserstein => {
                 let mut spectra = Vec::with_capacity(batch.n);
                 let (mut images, mut inverses) = (Vec::with_capacity(batch.n), Vec::with_capacity(batch.n));
-                for roots in batch.roots(op, PLAIN)? {
+                for roots in batch.roots(op, PLAIN, left)? {
                     spectra.push(roots.spectrum);
                     images.push(roots.root);
-                    inverses.push(roots.inverse);
+                    inverses.push((roots.inverse, roots.triangle));
                 }
                 (spectra, images, Factors::InverseRoots(inverses))
             }
@@ -154,15 +168,20 @@ impl Prepared {
         }
     }
 
-    /// `A^{-½}` of matrix `i`.
-    pub(crate) fn inverse_root(&self, i: usize) -> &[f64] {
+    /// `C` with `A = C Cᵀ` of matrix `i`.
+    pub(crate) fn factor(&self, i: usize) -> Factor<'_> {
+        Factor { values: self.image(i), triangle: self.inverse_factor(i).triangle }
+    }
+
+    /// `C⁻¹` of matrix `i`.
+    pub(crate) fn inverse_factor(&self, i: usize) -> Factor<'_> {
         match &self.0.factors {
-            Factors::InverseRoots(all) => &all[i],
+            Factors::InverseRoots(all) => Factor { values: &all[i].0, triangle: all[i].1 },
             Factors::Eigen(_) => unreachable!("inverse roots are of the Bures-Wasserstein distance"),
         }
     }
 
-    /// Logarithm or square root of matrix `i`.
+    /// Logarithm or a square root of matrix `i`.
     pub(crate) fn image(&self, i: usize) -> &[f64] {
         &self.0.images[i]
     }
@@ -173,6 +192,12 @@ impl Prepared {
         &self.0.matrices[i * size..(i + 1) * size]
     }
 
+    /// `count` matrices from matrix `start` on, one after the other.
+    pub(crate) fn matrices(&self, start: usize, count: usize) -> &[f64] {
+        let size = self.0.d * self.0.d;
+        &self.0.matrices[start * size..(start + count) * size]
+    }
+
     /// Trace of matrix `i`.
     pub(crate) fn trace(&self, i: usize) -> f64 {
         self.0.traces[i]
@@ -181,7 +206,8 @@ impl Prepared {
     /// Square root of matrix `i` with what bounds its products.
     pub(crate) fn root(&self, i: usize) -> bures::Root<'_> {
         let values = self.eigenvalues(i);
-        bures::Root { root: self.image(i), trace: self.0.traces[i], least: values[0], largest: values[self.dim() - 1] }
+        let (least, largest) = (values[0], values[self.dim() - 1]);
+        bures::Root { matrix: self.matrix(i), factor: self.factor(i), trace: self.0.traces[i], least, largest }
     }
 
     /// Refuses a partner of another metric or size.
@@ -228,12 +254,15 @@ impl Prepared {
     }
 
     /// A lower bound of the distance of matrix `i` to matrix `j` of `other`, for the price of a difference: the larger of
-    /// `H/√2`, with `H/√2 ≤ δ ≤ H` for `H = ‖A^½ − B^½‖_F`, and `√Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues
-    /// (the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`).
+    /// `√Σ (√λ_k(A) − √λ_k(B))²` over the ordered eigenvalues (the trace norm of `A^½ B^½` is at most `Σ √(λ_k(A) λ_k(B))`),
+    /// and, of principal roots, `H/√2`, with `H/√2 ≤ δ ≤ H` for `H = ‖A^½ − B^½‖_F`.
     pub(crate) fn lower_bound(&self, i: usize, other: &Prepared, j: usize) -> f64 {
-        let from_roots = bures::root_distance(self.image(i), other.image(j)) * std::f64::consts::FRAC_1_SQRT_2;
         let spectra = self.eigenvalues(i).iter().zip(other.eigenvalues(j));
         let from_spectra = spectra.map(|(x, y)| (x.sqrt() - y.sqrt()).powi(2)).sum::<f64>().sqrt();
+        if [self.factor(i), other.factor(j)].iter().any(|root| root.triangle != Triangle::Full) {
+            return from_spectra;
+        }
+        let from_roots = bures::root_distance(self.image(i), other.image(j)) * std::f64::consts::FRAC_1_SQRT_2;
         from_roots.max(from_spectra)
     }
 }

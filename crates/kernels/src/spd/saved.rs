@@ -163,3 +163,54 @@ where
     let (left, right) = (a.to_device(&Device::Cpu)?, b.to_device(&Device::Cpu)?);
     Ok(left.apply_op2(&right, op)?.to_device(a.device())?)
 }
+
+struct BinaryStorage<F> {
+    ready: Ready,
+    backward: F,
+}
+
+impl<F: Fn(&Tensor, &Tensor) -> Result<(CpuStorage, CpuStorage)>> CustomOp2 for BinaryStorage<F> {
+    fn name(&self) -> &'static str {
+        self.ready.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.ready.take()
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (da, db) = (self.backward)(a, grad)?;
+        let tensor = |of: &Tensor, gradient: CpuStorage| -> candle_core::Result<Option<Tensor>> {
+            if of.track_op() { Ok(Some(host::tensor(self.name(), gradient, of.shape())?)) } else { Ok(None) }
+        };
+        Ok((tensor(a, da)?, tensor(b, db)?))
+    }
+}
+
+/// As [`binary`] of tensors on the host, with a result of any dtype. `backward` maps `a` and the result's gradient to the
+/// gradients of both arguments, in their dtypes.
+pub(crate) fn binary_storage<F>(
+    name: &'static str,
+    a: &Tensor,
+    b: &Tensor,
+    result: CpuStorage,
+    shape: impl Into<Shape>,
+    backward: F,
+) -> Result<Tensor>
+where
+    F: Fn(&Tensor, &Tensor) -> Result<(CpuStorage, CpuStorage)> + Send + Sync + 'static,
+{
+    Ok(a.apply_op2(b, BinaryStorage { ready: Ready::of(name, result, shape.into()), backward })?)
+}

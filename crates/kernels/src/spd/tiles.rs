@@ -8,6 +8,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
+use super::triangular::Triangle;
+
 /// Rows of a tile.
 const ROWS: usize = 6;
 /// Columns of a tile: two vectors.
@@ -44,6 +46,23 @@ pub(crate) fn product(
     (m, n, k): (usize, usize, usize),
     symmetric: bool,
 ) {
+    product_of_triangles(out, scales, (a, b), (m, n, k), symmetric, [Triangle::Full; 2]);
+}
+
+/// As [`product`], without the terms that the triangles of the left and the right factor leave out.
+///
+/// # Panics
+/// As [`product`]; triangles that are not square.
+pub(crate) fn product_of_triangles(
+    out: &mut [f64],
+    scales: (f64, f64),
+    (a, b): (View, View),
+    (m, n, k): (usize, usize, usize),
+    symmetric: bool,
+    triangles: [Triangle; 2],
+) {
+    let [left, right] = triangles;
+    assert!((left == Triangle::Full || m == k) && (right == Triangle::Full || n == k), "square triangles");
     assert!(available() && out.len() == m * n && (!symmetric || m == n), "a product that fits");
     if m * n * k == 0 {
         let keep = scales.0;
@@ -57,7 +76,7 @@ pub(crate) fn product(
         let (panel, rest) = packed.split_at_mut(k * COLUMNS);
         // SAFETY: AVX2 and FMA were asserted, and that the elements of both factors lie inside their slices; the panel
         // has `8 k` numbers, the room for the last rows `6 k`.
-        unsafe { panels(out, scales, (a, b), (m, n), symmetric, (panel, rest)) };
+        unsafe { panels(out, scales, (a, b), (m, n), (symmetric, triangles), (panel, rest)) };
     });
 }
 
@@ -69,19 +88,38 @@ unsafe fn panels(
     scales: (f64, f64),
     (a, b): (View, View),
     (m, n): (usize, usize),
-    symmetric: bool,
+    (symmetric, [left_triangle, right_triangle]): (bool, [Triangle; 2]),
     (panel, rest): (&mut [f64], &mut [f64]),
 ) {
-    let whole = m / ROWS * ROWS;
+    let (whole, k) = (m / ROWS * ROWS, panel.len() / COLUMNS);
     pack_rows(rest.as_chunks_mut::<ROWS>().0, a, whole, m - whole);
     for j in (0..n).step_by(COLUMNS) {
         let width = COLUMNS.min(n - j);
-        pack_columns(panel.as_chunks_mut::<COLUMNS>().0, b, j, width);
+        let (from, to) = match right_triangle {
+            Triangle::Full => (0, k),
+            Triangle::Lower => (j, k),
+            Triangle::Upper => (0, j + width),
+        };
+        pack_columns(&mut panel.as_chunks_mut::<COLUMNS>().0[from..to], b, (from, j), width);
         let end = if symmetric { j + width } else { m };
         for i in (0..end).step_by(ROWS) {
             let rows = ROWS.min(m - i);
-            let (left, strides) =
-                if rows == ROWS { (&a.data[i * a.row..], (a.row, a.column)) } else { (&*rest, (1, ROWS)) };
+            let (from, to) = match left_triangle {
+                Triangle::Full => (from, to),
+                Triangle::Lower => (from, to.min(i + rows)),
+                Triangle::Upper => (from.max(i), to),
+            };
+            if from >= to {
+                // Both triangles leave nothing of this tile.
+                scale(&mut out[i * n + j..], n, (rows, width), scales.0);
+                continue;
+            }
+            let (left, strides) = if rows == ROWS {
+                (&a.data[i * a.row + from * a.column..], (a.row, a.column))
+            } else {
+                (&rest[from * ROWS..], (1, ROWS))
+            };
+            let panel = &panel[from * COLUMNS..to * COLUMNS];
             let target = &mut out[i * n + j..];
             if rows == ROWS && width == COLUMNS {
                 // SAFETY: rows `i..i + 6` of `a` exist, and `out` has eight columns from `(i, j)` on in as many rows.
@@ -102,6 +140,13 @@ unsafe fn panels(
     }
 }
 
+/// Multiplies the first `rows`×`width` numbers of a matrix with rows `n` apart by `keep`.
+fn scale(target: &mut [f64], n: usize, (rows, width): (usize, usize), keep: f64) {
+    for row in target.chunks_mut(n).take(rows) {
+        row[..width].iter_mut().for_each(|v| *v = if keep == 0.0 { 0.0 } else { *v * keep });
+    }
+}
+
 /// Rows `i..i + rows` of `a`, column by column, padded with zeros.
 fn pack_rows(block: &mut [[f64; ROWS]], a: View, i: usize, rows: usize) {
     for (p, line) in block.iter_mut().enumerate().filter(|_| rows > 0) {
@@ -111,20 +156,27 @@ fn pack_rows(block: &mut [[f64; ROWS]], a: View, i: usize, rows: usize) {
     }
 }
 
-/// Columns `j..j + width` of `b`, row by row, padded with zeros.
+/// Columns `j..j + width` of the rows of `b` from `first` on, row by row, padded with zeros.
 #[target_feature(enable = "avx2,fma")]
-fn pack_columns(panel: &mut [[f64; COLUMNS]], b: View, j: usize, width: usize) {
+fn pack_columns(panel: &mut [[f64; COLUMNS]], b: View, (first, j): (usize, usize), width: usize) {
     if b.column == 1 && width == COLUMNS {
-        for (line, source) in panel.iter_mut().zip(b.data[j..].chunks(b.row)) {
+        for (line, source) in panel.iter_mut().zip(b.data[first * b.row + j..].chunks(b.row)) {
             if let Some(eight) = source.first_chunk() {
                 *line = *eight;
             }
         }
         return;
     }
+    if b.row == 1 && width == COLUMNS {
+        for c in 0..COLUMNS {
+            let source = &b.data[(j + c) * b.column + first..];
+            panel.iter_mut().zip(source).for_each(|(line, v)| line[c] = *v);
+        }
+        return;
+    }
     for (p, line) in panel.iter_mut().enumerate() {
         for (c, v) in line.iter_mut().enumerate() {
-            *v = if c < width { b.data[p * b.row + (j + c) * b.column] } else { 0.0 };
+            *v = if c < width { b.data[(first + p) * b.row + (j + c) * b.column] } else { 0.0 };
         }
     }
 }
@@ -291,6 +343,37 @@ mod tests {
                     let view = |data, (row, column)| View { data, row, column };
                     product(&mut out, (keep, factor), (view(&a, left), view(&b, right)), (m, n, k), false);
                     assert_close(&format!("{m}x{n}x{k}"), &out, &want, m * n, IDENTITY_F64);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn triangles_leave_out_what_is_0() {
+        let mut stream = Seeds::new(13).stream(Axis::Test, &[]);
+        let all = [Triangle::Full, Triangle::Lower, Triangle::Upper];
+        for n in [1, 2, 6, 7, 8, 13, 30, 64] {
+            let mut draw = |triangle: Triangle| -> Vec<f64> {
+                let zero = |at: usize| match triangle {
+                    Triangle::Full => false,
+                    Triangle::Lower => at % n > at / n,
+                    Triangle::Upper => at % n < at / n,
+                };
+                (0..n * n).map(|at| if zero(at) { 0.0 } else { stream.normal() }).collect()
+            };
+            for triangles in all.iter().flat_map(|&left| all.iter().map(move |&right| [left, right])) {
+                let (a, b, before) = (draw(triangles[0]), draw(triangles[1]), draw(Triangle::Full));
+                // The same left factor, column by column.
+                let flipped: Vec<f64> = (0..n * n).map(|at| a[at % n * n + at / n]).collect();
+                for (data, row, column) in [(&a, n, 1), (&flipped, 1, n)] {
+                    let views = (View { data, row, column }, View { data: &b, row: n, column: 1 });
+                    for scales in [(0.0, 1.0), (0.5, -2.0)] {
+                        let start = if scales.0 == 0.0 { vec![f64::NAN; n * n] } else { before.clone() };
+                        let (mut got, mut want) = (start.clone(), start);
+                        product_of_triangles(&mut got, scales, views, (n, n, n), false, triangles);
+                        product(&mut want, scales, views, (n, n, n), false);
+                        assert_close(&format!("{n}, {triangles:?}"), &got, &want, n * n, IDENTITY_F64);
+                    }
                 }
             }
         }
