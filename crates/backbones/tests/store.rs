@@ -142,9 +142,11 @@ fn running_statistics_follow_the_batch_in_train_mode_alone() {
     assert_eq!(all(&store.tensors()), before);
     backbone.forward_t(&x, BatchStatistics::Train).unwrap();
     let after = all(&store.tensors());
+    // Tracked as the network's weight is: where nobody asks for gradients, sums are plain.
+    let weight = candle_core::Var::from_tensor(&store.tensors()["conv1.weight"]).unwrap();
     let conv = kernels::nn::conv2d(
         &x,
-        &store.tensors()["conv1.weight"],
+        &weight,
         None,
         kernels::nn::Conv2dConfig { stride: 2, padding: 3, ..Default::default() },
     );
@@ -176,7 +178,10 @@ fn a_teacher_over_averages_is_built_once_and_follows() {
     assert!(!moved.track_op(), "a teacher has no graph");
     ema.update(&store.tensors(), 0.0).unwrap();
     let same = teacher.forward_t(&x, BatchStatistics::Eval).unwrap();
-    assert_eq!(values(&same), values(&student.forward_t(&x, BatchStatistics::Eval).unwrap()));
+    // The student's weights in a network that nobody tracks either.
+    let tensors: HashMap<String, Tensor> = store.tensors().into_iter().collect();
+    let untracked = Backbone::new(&narrow(), VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)).unwrap();
+    assert_eq!(values(&same), values(&untracked.forward_t(&x, BatchStatistics::Eval).unwrap()));
     teacher.forward_t(&x, BatchStatistics::TrainFrozen).unwrap();
     let refused = teacher.forward_t(&x, BatchStatistics::Train);
     assert!(matches!(&refused, Err(Error::FrozenStatistics { name }) if name == "bn1.running_mean"), "{refused:?}");

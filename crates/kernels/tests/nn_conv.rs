@@ -5,7 +5,7 @@ use kernels::Error;
 use kernels::nn::{Conv2dConfig, conv2d};
 use random::{Axis, Seeds, Stream};
 use testkit::gradient::directional_error;
-use testkit::tolerance::{FINITE_DIFFERENCE, IDENTITY_F64, ORACLE_F32, assert_close};
+use testkit::tolerance::{CLOSE_SUM_F32, FINITE_DIFFERENCE, IDENTITY_F64, ORACLE_F32, assert_close};
 
 /// One problem: sizes and how the kernel moves.
 #[derive(Debug, Clone, Copy)]
@@ -193,6 +193,31 @@ fn the_number_of_threads_changes_no_bit() {
         for threads in [2, 5] {
             assert_eq!(one, with_threads(threads, &problem, &data), "{problem:?} on {threads} threads");
         }
+    }
+}
+
+/// `‖got − want‖ / ‖want‖`.
+fn relative_error(got: &[f64], want: &[f64]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    norm(&mut got.iter().zip(want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied())
+}
+
+#[test]
+fn float32_sums_lose_no_accuracy_with_depth() {
+    // Whole and cut panels, tiles of all heights, a single block of depth, and several that hand on what rounding left over;
+    // plain sums have an error of 1.9e-7 at 576 products and of 4e-7 at 4608.
+    let problems = [
+        problem([2, 64, 9, 11], [23, 64, 1, 1], [1, 0, 1, 1], true),
+        problem([1, 64, 9, 20], [31, 64, 3, 3], [1, 1, 1, 1], false),
+        problem([2, 512, 4, 5], [19, 512, 3, 3], [1, 1, 1, 1], false),
+        problem([3, 2048, 2, 4], [41, 2048, 1, 1], [1, 0, 1, 1], false),
+        problem([1, 100, 13, 13], [14, 50, 5, 5], [2, 2, 1, 2], false),
+        problem([1, 700, 1, 8], [4, 700, 1, 5], [1, 0, 1, 1], false),
+    ];
+    for (index, problem) in problems.iter().enumerate() {
+        let data = problem.data(100 + index);
+        let error = relative_error(&problem.run(&data, DType::F32).0, &problem.naive(&data));
+        assert!(error < CLOSE_SUM_F32, "{problem:?}: {error:e}");
     }
 }
 

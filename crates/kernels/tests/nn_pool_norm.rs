@@ -228,3 +228,19 @@ fn the_number_of_threads_changes_no_bit() {
     };
     assert_eq!(run(1), run(2));
 }
+
+#[test]
+fn batch_norm_in_float32_is_rounded_once() {
+    let (shape, channels) = ([6, 5, 7, 3], 5);
+    let wide: Vec<f64> = draw(6 * 5 * 21, 40).iter().map(|v| f64::from((3.0 + 0.2 * v) as f32)).collect();
+    let (gamma, beta) = (draw(channels, 41), draw(channels, 42));
+    let run = |dtype| {
+        let [x, gamma, beta] = [(&wide, &shape[..]), (&gamma, &[channels][..]), (&beta, &[channels][..])]
+            .map(|(v, shape)| tensor(v, shape).to_dtype(dtype).unwrap());
+        values(&batch_norm_train(&x, &gamma, &beta, EPS).unwrap().y)
+    };
+    for (got, want) in run(DType::F32).iter().zip(run(DType::F64)) {
+        // Half a unit in the last place, and what float64 is off by.
+        assert!((got - want).abs() <= want.abs() * 2f64.powi(-24) + 1e-12, "{got} {want}");
+    }
+}

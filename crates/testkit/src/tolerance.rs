@@ -35,6 +35,13 @@ pub struct Tolerance {
 pub const ORACLE_F64: Tolerance = Tolerance { value: 1e-10, gradient: 1e-8 };
 /// Kernels against the oracle files, run on float32 tensors.
 pub const ORACLE_F32: Tolerance = Tolerance { value: 1e-5, gradient: 1e-4 };
+/// Relative error of a convolution's float32 sums of random numbers, for any number of products: about three roundings
+/// where sums are accurate, plain sums elsewhere.
+#[cfg(target_arch = "x86_64")]
+pub const CLOSE_SUM_F32: f64 = 1.2e-7;
+/// Relative error of a convolution's float32 sums of random numbers, plain sums of up to a few thousand products.
+#[cfg(not(target_arch = "x86_64"))]
+pub const CLOSE_SUM_F32: f64 = 1e-6;
 /// Central differences in float64 along a random direction, step 1e-5: truncation and rounding allow about 1e-7.
 pub const FINITE_DIFFERENCE: f64 = 1e-6;
 /// Identities in float64 (log∘exp, sqrt², …) at moderate condition numbers.

@@ -1,9 +1,8 @@
 //! Softmax attention of packed queries, keys and values.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
-use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of, zeros};
+use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of};
 use super::flow::{Flow, apply1};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::product::{product, product_into, rows, transposed};
@@ -145,27 +144,29 @@ impl Attention {
     /// With `dP = dO Vᵀ` and `dS` from it: `dQ = dS K`, `dK = dSᵀ Q`, `dV = Pᵀ dO`.
     fn backward<T: Real>(&self, qkv: &[T], gy: &[T]) -> Vec<T> {
         let (n, d, dim) = (self.tokens, self.width, self.dim());
-        let mut g = zeros::<T>(qkv.len());
-        let images = g.par_chunks_mut(n * 3 * dim).zip(qkv.par_chunks(n * 3 * dim)).zip(gy.par_chunks(n * dim));
-        images.for_each(|((g, qkv), gy)| {
-            T::with_scratch(2 * n * n, |scratch| {
-                let (weights, slopes) = scratch.split_at_mut(n * n);
-                for head in 0..self.heads {
-                    self.weights(qkv, head, weights);
-                    let at = [head * d, dim + head * d, 2 * dim + head * d];
-                    let [q, k, v] = at.map(|at| &qkv[at..]);
-                    let gy = &gy[head * d..];
-                    let pitch = 3 * dim;
-                    let size = (n, d, n);
-                    product(size, (&mut g[at[2]..], pitch), false, (weights, transposed(n)), (gy, rows(dim)));
-                    product((n, n, d), (slopes, n), false, (gy, rows(dim)), (v, transposed(pitch)));
-                    wide(SoftmaxSlopes { weights, slopes, tokens: n, scale: self.scale() });
-                    product(size, (&mut g[at[0]..], pitch), false, (slopes, rows(n)), (k, rows(pitch)));
-                    product(size, (&mut g[at[1]..], pitch), false, (slopes, transposed(n)), (q, rows(pitch)));
-                }
-            });
-        });
-        g
+        // SAFETY: each head writes its numbers of the queries, keys and values of every token, so together they write all of
+        // an image.
+        unsafe {
+            fresh(qkv.len(), (n * 3 * dim, 1), |image, g| {
+                let (qkv, gy) = (&qkv[image * n * 3 * dim..][..n * 3 * dim], &gy[image * n * dim..][..n * dim]);
+                T::with_scratch(2 * n * n, |scratch| {
+                    let (weights, slopes) = scratch.split_at_mut(n * n);
+                    for head in 0..self.heads {
+                        self.weights(qkv, head, weights);
+                        let at = [head * d, dim + head * d, 2 * dim + head * d];
+                        let [q, k, v] = at.map(|at| &qkv[at..]);
+                        let gy = &gy[head * d..];
+                        let pitch = 3 * dim;
+                        let size = (n, d, n);
+                        product_into(size, (&mut g[at[2]..], pitch), (weights, transposed(n)), (gy, rows(dim)));
+                        product((n, n, d), (slopes, n), false, (gy, rows(dim)), (v, transposed(pitch)));
+                        wide(SoftmaxSlopes { weights, slopes, tokens: n, scale: self.scale() });
+                        product_into(size, (&mut g[at[0]..], pitch), (slopes, rows(n)), (k, rows(pitch)));
+                        product_into(size, (&mut g[at[1]..], pitch), (slopes, transposed(n)), (q, rows(pitch)));
+                    }
+                });
+            })
+        }
     }
 }
 

@@ -7,10 +7,11 @@ use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor, WithDT
 use rayon::prelude::*;
 
 use super::math::Smooth;
+use super::product::Close;
 use crate::{Error, Result};
 
 /// A float type that the training ops compute in.
-pub(crate) trait Real: WithDType + Smooth {
+pub(crate) trait Real: WithDType + Smooth + Close {
     /// 0.
     const ZERO: Self;
     /// 1.

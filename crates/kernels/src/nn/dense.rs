@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::buffers::{Real, fresh, zeros};
 use super::columns::Geometry;
 use super::conv::Want;
-use super::product::{product, product_into, rows, transposed};
+use super::product::{product, product_rows, rows, transposed, unwritten};
 
 /// Columns that a matrix product should at least have: small maps are put side by side.
 const COLUMNS: usize = 256;
@@ -42,8 +42,8 @@ fn gather_columns<T: Real>(
     }
 }
 
-/// Output of the convolution, [B, O, H', W'].
-pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
+/// Output of the convolution, [B, O, H', W'], with accurate sums if `close`.
+pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>, close: bool) -> Vec<T> {
     let per_image = g.c_out * g.map();
     let tile = images_per_product(g);
     // SAFETY: every group writes its maps of every image of the tile, so together they write all of it.
@@ -51,7 +51,8 @@ pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]
         fresh(g.batch * per_image, (tile * per_image, 1), |index, y| {
             let first = index * tile;
             for group in 0..g.config.groups {
-                forward_group(g, x, w, first..first + y.len() / per_image, group, y);
+                let part = Part { g, x, images: first..first + y.len() / per_image, group, close };
+                part.forward(w, y);
             }
             if let Some(bias) = bias {
                 // SAFETY: as above, all of it is written.
@@ -64,48 +65,52 @@ pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]
     }
 }
 
-/// Writes the maps of a group of each image.
-fn forward_group<T: Real>(
-    g: &Geometry,
-    x: &[T],
-    w: &[T],
+/// A group of the maps of a few images.
+struct Part<'a, T> {
+    g: &'a Geometry,
+    x: &'a [T],
     images: std::ops::Range<usize>,
     group: usize,
-    y: &mut [MaybeUninit<T>],
-) {
-    let (og, map, taps, count) = (g.og(), g.map(), g.taps(), images.len());
-    let w = &w[group * og * taps..(group + 1) * og * taps];
-    if g.is_pointwise() {
-        for (slot, image) in images.enumerate() {
-            let from = image * g.image() + group * g.cg() * g.plane();
-            let to = (slot * g.c_out + group * og) * map;
-            let size = (og, map, taps);
-            product_into(size, (&mut y[to..to + og * map], map), (w, rows(taps)), (&x[from..], rows(map)));
+    close: bool,
+}
+
+impl<T: Real> Part<'_, T> {
+    /// Writes the group's maps of each image.
+    fn forward(&self, w: &[T], y: &mut [MaybeUninit<T>]) {
+        let Self { g, x, group, close, .. } = *self;
+        let (og, map, taps, count) = (g.og(), g.map(), g.taps(), self.images.len());
+        let w = &w[group * og * taps..(group + 1) * og * taps];
+        if g.is_pointwise() {
+            for (slot, image) in self.images.clone().enumerate() {
+                let from = image * g.image() + group * g.cg() * g.plane();
+                let to = (slot * g.c_out + group * og) * map;
+                product_rows((og, map, taps), (&mut y[to..to + og * map], map), close, (w, taps), (&x[from..], map));
+            }
+            return;
         }
-        return;
-    }
-    let pitch = count * map;
-    let padded_len = g.cg() * g.padded_plane();
-    let direct = count == 1;
-    let out_len = if direct { 0 } else { og * pitch };
-    T::with_scratch(padded_len + taps * pitch + out_len, |scratch| {
-        let (padded, rest) = scratch.split_at_mut(padded_len);
-        let (columns, out) = rest.split_at_mut(taps * pitch);
-        gather_columns(g, x, group, images, padded, columns);
-        let size = (og, pitch, taps);
-        if direct {
-            let y = &mut y[group * og * map..(group + 1) * og * map];
-            product_into(size, (y, map), (w, rows(taps)), (columns, rows(pitch)));
-        } else {
-            product(size, (out, pitch), false, (w, rows(taps)), (columns, rows(pitch)));
-            for slot in 0..count {
-                for o in 0..og {
-                    let to = (slot * g.c_out + group * og + o) * map;
-                    y[to..to + map].write_copy_of_slice(&out[o * pitch + slot * map..][..map]);
+        let pitch = count * map;
+        let padded_len = g.cg() * g.padded_plane();
+        let direct = count == 1;
+        let out_len = if direct { 0 } else { og * pitch };
+        T::with_scratch(padded_len + taps * pitch + out_len, |scratch| {
+            let (padded, rest) = scratch.split_at_mut(padded_len);
+            let (columns, out) = rest.split_at_mut(taps * pitch);
+            gather_columns(g, x, group, self.images.clone(), padded, columns);
+            let size = (og, pitch, taps);
+            if direct {
+                let y = &mut y[group * og * map..(group + 1) * og * map];
+                product_rows(size, (y, map), close, (w, taps), (columns, pitch));
+            } else {
+                product_rows(size, (unwritten(out), pitch), close, (w, taps), (columns, pitch));
+                for slot in 0..count {
+                    for o in 0..og {
+                        let to = (slot * g.c_out + group * og + o) * map;
+                        y[to..to + map].write_copy_of_slice(&out[o * pitch + slot * map..][..map]);
+                    }
                 }
             }
-        }
-    });
+        });
+    }
 }
 
 /// Gradients in `x` and `weight`, those of them that are wanted.

@@ -106,6 +106,15 @@ impl Flow {
         &self.value
     }
 
+    /// Whether somebody asks for its gradient.
+    pub(super) fn tracked(&self) -> bool {
+        match &self.way {
+            Way::Candle => self.value.track_op(),
+            Way::Nowhere => false,
+            Way::Slot { .. } => true,
+        }
+    }
+
     /// A value of candle's graph.
     pub(super) fn of_candle(value: Tensor) -> Self {
         Self { value, way: Way::Candle }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::buffers::{Real, zeros};
 use super::columns::Geometry;
 use super::conv::Want;
-use super::product::{product, rows, transposed};
+use super::product::{product, product_rows, rows, transposed, unwritten};
 
 /// Maps of fewer pixels than this are merged.
 const SMALL: usize = 128;
@@ -52,14 +52,15 @@ fn scatter<T: Real>(merged: &[T], channels: usize, map: usize, bias: Option<&[T]
     out
 }
 
-/// Output of the convolution, [B, O, H', W'].
-pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
+/// Output of the convolution, [B, O, H', W'], with accurate sums if `close`.
+pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>, close: bool) -> Vec<T> {
     let (width, inputs) = (g.batch * g.map(), g.c_in);
     let x = gather(x, inputs, g.map());
     let mut y = zeros::<T>(g.c_out * width);
     let task = rows_of_task(g.c_out);
     y.par_chunks_mut(task * width).zip(w.par_chunks(task * inputs)).for_each(|(y, w)| {
-        product((y.len() / width, width, inputs), (y, width), false, (w, rows(inputs)), (&x, rows(width)));
+        let size = (y.len() / width, width, inputs);
+        product_rows(size, (unwritten(y), width), close, (w, inputs), (&x, width));
     });
     scatter(&y, g.c_out, g.map(), bias)
 }

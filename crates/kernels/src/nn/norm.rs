@@ -189,13 +189,11 @@ impl Norm {
 
     fn forward<T: Real>(&self, x: &[T], gamma: &[T], beta: &[T]) -> Vec<T> {
         let Sizes { channels, map, .. } = self.sizes;
-        let lines: Vec<[T; 3]> = (0..channels)
-            .map(|c| {
-                let (mean, rest) = self.split_mean::<T>(c);
-                let scale = gamma[c].up() * self.inv_std[c];
-                [mean, T::down(scale), T::down(beta[c].up() - scale * rest)]
-            })
-            .collect();
+        let line = |c: usize| {
+            let scale = gamma[c].up() * self.inv_std[c];
+            [scale, beta[c].up() - scale * self.mean[c]]
+        };
+        let lines: Vec<[f64; 2]> = (0..channels).map(line).collect();
         // SAFETY: the map of `x` is as long as the chunk, and a number of the chunk is written for each of its numbers.
         unsafe {
             fresh(x.len(), (map, self.maps_of_task()), |index, y| {

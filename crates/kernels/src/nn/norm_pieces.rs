@@ -14,12 +14,12 @@ pub(super) struct Sums {
     pub(super) gx: f64,
 }
 
-/// `y = scale (x − mean) + shift` of a map, rectified if asked for.
+/// `y = scale x + shift` of a map, rounded once, rectified if asked for.
 pub(super) struct Line<'a, T> {
     pub(super) x: &'a [T],
     pub(super) y: &'a mut [MaybeUninit<T>],
-    /// Mean, scale, shift.
-    pub(super) line: [T; 3],
+    /// Scale, shift.
+    pub(super) line: [f64; 2],
     pub(super) relu: bool,
 }
 
@@ -28,8 +28,8 @@ impl<T: Real> Loop for Line<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        let [mean, scale, shift] = self.line;
-        let line = |x: T| (x - mean) * scale + shift;
+        let [scale, shift] = self.line;
+        let line = |x: T| T::down(x.up() * scale + shift);
         let values = self.y.iter_mut().zip(self.x);
         if self.relu {
             values.for_each(|(y, x)| {
