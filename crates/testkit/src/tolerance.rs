@@ -35,6 +35,9 @@ pub struct Tolerance {
 pub const ORACLE_F64: Tolerance = Tolerance { value: 1e-10, gradient: 1e-8 };
 /// Kernels against the oracle files, run on float32 tensors.
 pub const ORACLE_F32: Tolerance = Tolerance { value: 1e-5, gradient: 1e-4 };
+/// Training ops with bfloat16 activations and float32 sums against float64 on the same numbers: eight bits of the result,
+/// and of what lies between two passes.
+pub const ACTIVATIONS_BF16: Tolerance = Tolerance { value: 4e-3, gradient: 8e-3 };
 /// Central differences in float64 along a random direction, step 1e-5: truncation and rounding allow about 1e-7.
 pub const FINITE_DIFFERENCE: f64 = 1e-6;
 /// Identities in float64 (log∘exp, sqrt², …) at moderate condition numbers.

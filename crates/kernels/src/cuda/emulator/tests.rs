@@ -71,7 +71,7 @@ fn numbers<T: Real>(device: &Emulator, memory: &Memory<T>) -> Vec<f64> {
 }
 
 /// What `run` gives, which must not depend on the order of turns.
-fn in_every_order<R: PartialEq>(run: impl Fn(&Emulator) -> Result<R>) -> Result<R> {
+pub(super) fn in_every_order<R: PartialEq>(run: impl Fn(&Emulator) -> Result<R>) -> Result<R> {
     let first = run(&Emulator(Order::Forward));
     for order in &Order::ALL[1..] {
         let other = run(&Emulator(*order));

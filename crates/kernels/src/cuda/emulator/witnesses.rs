@@ -13,20 +13,20 @@ use crate::transport::{DsotConfig, SinkhornConfig, aggregate, dsot_graph};
 
 const EMULATOR: Emulator = Emulator(Order::OddFirst);
 
-fn normal(count: usize, stream: &mut Stream) -> Vec<f64> {
+pub(super) fn normal(count: usize, stream: &mut Stream) -> Vec<f64> {
     (0..count).map(|_| stream.normal()).collect()
 }
 
-fn variable(values: &[f64], shape: &[usize]) -> Var {
+pub(super) fn variable(values: &[f64], shape: &[usize]) -> Var {
     Var::from_tensor(&Tensor::from_slice(values, shape, &CandleDevice::Cpu).unwrap()).unwrap()
 }
 
-fn values(tensor: &Tensor) -> Vec<f64> {
+pub(super) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Gradients of `Σ y ∘ g`.
-fn gradients(y: &Tensor, g: &[f64], of: &[&Var]) -> Vec<Vec<f64>> {
+pub(super) fn gradients(y: &Tensor, g: &[f64], of: &[&Var]) -> Vec<Vec<f64>> {
     let g = Tensor::from_slice(g, y.shape(), &CandleDevice::Cpu).unwrap();
     let grads = y.mul(&g).unwrap().sum_all().unwrap().backward().unwrap();
     of.iter().map(|var| values(grads.get(var).unwrap())).collect()
