@@ -1,6 +1,7 @@
 //! Training ops against the CPU's in float64, on the same numbers: in float32, float64 and bfloat16.
 
 mod convs;
+mod network;
 mod norms;
 mod optimisers;
 mod pointwise;
