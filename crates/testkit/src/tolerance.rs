@@ -39,11 +39,11 @@ pub const ORACLE_F32: Tolerance = Tolerance { value: 1e-5, gradient: 1e-4 };
 /// and of what lies between two passes.
 pub const ACTIVATIONS_BF16: Tolerance = Tolerance { value: 4e-3, gradient: 8e-3 };
 /// What the parameters of a small network have moved by after a few steps, against the same steps in float64.
-pub const TRAINED_F64: f64 = 1e-8;
-/// The same in float32: AdamW divides gradients by their size, also those that are little more than rounding.
-pub const TRAINED_F32: f64 = 1e-4;
+pub const TRAINED_F64: f64 = 1e-12;
+/// The same in float32.
+pub const TRAINED_F32: f64 = 1e-5;
 /// The same with bfloat16 activations and float32 parameters, by gradient descent.
-pub const TRAINED_BF16: f64 = 3e-2;
+pub const TRAINED_BF16: f64 = 1e-2;
 /// Central differences in float64 along a random direction, step 1e-5: truncation and rounding allow about 1e-7.
 pub const FINITE_DIFFERENCE: f64 = 1e-6;
 /// Identities in float64 (log∘exp, sqrt², …) at moderate condition numbers.

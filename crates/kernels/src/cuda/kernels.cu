@@ -8,6 +8,7 @@
 #include "../transport/sinkhorn.cu"
 #include "../transport/graph.cu"
 #include "../cotap/cotap.cu"
+#include "../cotap/ranked.cu"
 #include "../nn/conv.cu"
 #include "../nn/depthwise.cu"
 #include "../nn/linear.cu"

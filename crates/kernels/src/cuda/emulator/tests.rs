@@ -281,6 +281,16 @@ fn ranking_losses<T: Real>() {
         .unwrap();
         check::<T>(&case, "loss", &loss, 1, false, false);
         check::<T>(&case, "grad_p", &grad, n, true, false);
+        let (loss, grad) = in_every_order(|device| {
+            let (p, q) = (input::<T>(device, &case, "p"), input::<T>(device, &case, "q"));
+            let views = (device.view(&p), device.view(&q));
+            let taus = (case.number("tau1"), case.number("tau2"));
+            let (terms, grad) = cotap::by_ranks(device, "cotap", views, (1, n), taus)?;
+            Ok(([numbers(device, &terms).iter().sum()], numbers(device, &grad)))
+        })
+        .unwrap();
+        check::<T>(&case, "loss", &loss, 1, false, false);
+        check::<T>(&case, "grad_p", &grad, n, true, false);
     }
 }
 
