@@ -14,8 +14,7 @@ mod graph;
 pub(crate) mod mining;
 mod sinkhorn;
 mod spd;
-#[cfg_attr(not(test), expect(dead_code, reason = "tensors on a card are not trained yet"))]
-mod train;
+pub(crate) mod train;
 
 #[cfg(feature = "cuda")]
 mod card;

@@ -3,7 +3,7 @@
 #include "element.cuh"
 
 // `Activation` in activation.rs.
-enum Activation : u32 { RELU = 0, GELU = 1, SILU = 2, LOGISTIC = 3 };
+enum Activation : u32 { RELU = 0, GELU = 1, SILU = 2 };
 
 template <class S> __device__ inline S logistic(S x) { return S(1) / (S(1) + exp(-x)); }
 // The normal distribution function.
@@ -13,14 +13,14 @@ template <class S> __device__ inline S density(S x) { return S(0.398942280401432
 template <class S> __device__ inline S activated(S x, u32 kind) {
     if (kind == RELU) return rectified(x);
     if (kind == GELU) return x * normal(x);
-    return kind == SILU ? x * logistic(x) : logistic(x);
+    return x * logistic(x);
 }
 // The derivative at x; that of the rectifier is 0 at 0.
 template <class S> __device__ inline S slope(S x, u32 kind) {
     if (kind == RELU) return x > S(0) ? S(1) : S(0);
     if (kind == GELU) return normal(x) + x * density(x);
     S s = logistic(x);
-    return kind == SILU ? s + x * s * (S(1) - s) : s * (S(1) - s);
+    return s + x * s * (S(1) - s);
 }
 
 template <class T> __device__ inline void activate(const T *x, T *y, u32 n, u32 kind) {

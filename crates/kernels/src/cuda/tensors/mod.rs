@@ -1,27 +1,47 @@
 //! Ops on tensors that lie on a card.
 
+mod images;
+mod norms;
+mod op;
+pub(crate) mod optim;
 mod ready;
 mod spd;
+mod tokens;
 mod transport;
 
 pub(crate) use self::spd::{Prepared, covariance, distance, function, nearest_rows, pair_distance};
+pub(crate) use images::{conv2d, gated, global_mean, max_pool2d, scaled_residual};
+pub(crate) use norms::{batch_norm_eval, batch_norm_train, layer_norm};
+pub(crate) use tokens::{activation, add_relu, attention, linear};
 pub(crate) use transport::{aggregate, cotap, graph_cost, heaviest, sinkhorn};
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::{CudaDType, CudaStorage};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, Shape, Storage, Tensor};
+use candle_core::{CudaDevice, Shape, Storage, Tensor, WithDType};
 use cudarc::driver::{CudaSlice, DevicePtr};
 
 use super::card::Card;
-use super::device::{Float, Number, View};
+use super::device::{Float, Number, Stored, View};
 use crate::{Error, Result};
 
 /// A number of candle's tensors that kernels take.
-trait Element: Float + CudaDType {}
+trait Element: Float + Stored<Sum = Self> + CudaDType + WithDType {
+    /// In float64.
+    fn up(self) -> f64;
+}
 
-impl Element for f32 {}
-impl Element for f64 {}
+impl Element for f32 {
+    fn up(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Element for f64 {
+    fn up(self) -> f64 {
+        self
+    }
+}
 
 /// Calls a generic function with the dtype of a tensor.
 macro_rules! by_dtype {

@@ -26,12 +26,16 @@ impl Ready {
         Self { name, result: Mutex::new(Some((storage, shape.into()))) }
     }
 
-    fn take(&self) -> candle_core::Result<(CudaStorage, Shape)> {
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(super) fn take(&self) -> candle_core::Result<(CudaStorage, Shape)> {
         let mut slot = self.result.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         slot.take().ok_or_else(|| candle_core::Error::Msg(format!("{}: the forward pass ran twice", self.name)))
     }
 
-    fn elsewhere(&self) -> candle_core::Error {
+    pub(super) fn elsewhere(&self) -> candle_core::Error {
         Error::Device { op: self.name, reason: "its arguments lie on different devices".into() }.into()
     }
 }

@@ -1,7 +1,7 @@
 //! Activations, sums, gates and scaled residuals.
 
 use super::super::device::{Device, Stored, View, arguments, kernel};
-use super::{Maps, Two, each, warps};
+use super::{Maps, Two, copied, each, warps};
 use crate::Result;
 
 /// A function of each value, as `pointwise.cu` numbers them.
@@ -13,8 +13,6 @@ pub(crate) enum Activation {
     Gelu = 1,
     /// [`crate::nn::silu`].
     Silu = 2,
-    /// `1 / (1 + e⁻ˣ)`.
-    Logistic = 3,
 }
 
 impl Activation {
@@ -131,10 +129,6 @@ pub(crate) fn scaled_residual_gradient<D: Device, T: Stored>(
     let gx = scaled_residual(device, op, (None, g), scale, maps)?;
     let zeros = device.upload(&vec![T::Sum::default(); maps.channels])?;
     let sums = maps.sums(device, g, Some((x, device.view(&zeros))), None)?;
-    let of_scale = device.empty::<T::Sum>(maps.channels)?;
-    let second = device.view(&sums).from(maps.channels);
-    // A single piece: a copy of the second sum.
-    let arguments = arguments![second, device.view(&of_scale), maps.channels, 1usize];
-    device.launch(kernel!(T::Sum, "sum_pieces"), super::threads(maps.channels), arguments)?;
+    let of_scale = copied(device, device.view(&sums).from(maps.channels))?;
     Ok((gx, of_scale))
 }

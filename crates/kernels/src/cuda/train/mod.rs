@@ -66,6 +66,15 @@ fn joined<D: Device, S: Stored>(device: &D, parts: D::Buffer<S>, n: usize, piece
     Ok(out)
 }
 
+/// A copy.
+fn copied<D: Device, S: Stored>(device: &D, values: View<S>) -> Result<D::Buffer<S>> {
+    let out = device.empty::<S>(values.len())?;
+    // The sum of a single piece.
+    let arguments = arguments![values, device.view(&out), values.len(), 1usize];
+    device.launch(kernel!(S, "sum_pieces"), threads(values.len()), arguments)?;
+    Ok(out)
+}
+
 /// Sizes of maps [batch, channels, pixels].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Maps {

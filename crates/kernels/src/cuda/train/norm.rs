@@ -1,7 +1,7 @@
 //! Batch normalisation.
 
 use super::super::device::{Device, Launch, Stored, View, arguments, kernel};
-use super::{Maps, PIECE, PIECES, THREADS, each, pieces, threads};
+use super::{Maps, PIECE, PIECES, THREADS, copied, each, pieces, threads};
 use crate::Result;
 
 /// Statistics of each channel.
@@ -46,8 +46,10 @@ impl<D: Device, S: Stored<Sum = S>> Statistics<D, S> {
     ///
     /// # Errors
     /// What the device refuses.
-    pub(crate) fn given(device: &D, mean: D::Buffer<S>, variance: D::Buffer<S>, eps: f64) -> Result<Self> {
-        let channels = device.view(&variance).len();
+    pub(crate) fn given(device: &D, (mean, variance): (View<S>, View<S>), eps: f64) -> Result<Self> {
+        let channels = mean.len();
+        // Copies: running averages change in place.
+        let (mean, variance) = (copied(device, mean)?, copied(device, variance)?);
         let inverse = device.empty(channels)?;
         let arguments = arguments![device.view(&variance), device.view(&inverse), channels, eps];
         device.launch(kernel!(S, "norm_inverse"), threads(channels), arguments)?;

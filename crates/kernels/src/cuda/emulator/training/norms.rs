@@ -102,7 +102,8 @@ where
             let [gamma, beta, mean, variance] =
                 [&problem.gamma, &problem.beta, &mean, &variance].map(|v| upload::<T::Sum>(device, v));
             let (x, g, gamma) = (device.view(&x), device.view(&g), device.view(&gamma));
-            let statistics = Statistics::given(device, mean, variance, EPS)?;
+            let running = (device.view(&mean), device.view(&variance));
+            let statistics = Statistics::given(device, running, EPS)?;
             let y = statistics.forward(device, "op", x, (gamma, device.view(&beta)), problem.maps, relu)?;
             let rectified = relu.then(|| device.view(&y));
             let grads = statistics.backward(device, "op", (x, rectified, g), gamma, problem.maps)?;
