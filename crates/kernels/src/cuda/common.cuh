@@ -2,8 +2,8 @@
 #pragma once
 
 #ifdef __CUDACC__
-// The block's dynamic shared memory.
-extern __shared__ double dynamic_shared_memory[];
+// The block's dynamic shared memory, aligned for loads of four numbers.
+extern __shared__ __align__(16) double dynamic_shared_memory[];
 #define SHARED_MEMORY(name) double *name = dynamic_shared_memory
 #else
 #define SHARED_MEMORY(name) double *name = emulator_shared_memory()

@@ -1,4 +1,4 @@
-//! Training ops in candle's graph.
+//! Ops in candle's graph.
 
 use candle_core::cuda_backend::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
@@ -6,11 +6,13 @@ use cudarc::driver::CudaSlice;
 
 use super::super::card::Card;
 use super::Element;
-use super::ready::{Ready, Two};
+use super::ready::Ready;
 use crate::{Error, Result};
 
 /// Gradients of up to three arguments, those of them that are wanted.
 pub(super) type Gradients = [Option<Tensor>; 3];
+/// Gradients of two and of three arguments, as candle takes them.
+type Two = (Option<Tensor>, Option<Tensor>);
 type Three = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 /// An op whose forward pass was computed before; `backward` gets which gradients are wanted, the result and its gradient.

@@ -2,12 +2,12 @@
 
 use std::sync::Mutex;
 
+use candle_core::Shape;
 use candle_core::cuda_backend::{CudaDType, CudaStorage};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use cudarc::driver::CudaSlice;
 
 use super::super::card::Card;
-use crate::{Error, Result};
+use crate::Error;
 
 /// A result that was computed before its op, handed out once.
 pub(super) struct Ready {
@@ -37,68 +37,5 @@ impl Ready {
 
     pub(super) fn elsewhere(&self) -> candle_core::Error {
         Error::Device { op: self.name, reason: "its arguments lie on different devices".into() }.into()
-    }
-}
-
-/// An op of one argument; `backward` maps its gradient to the argument's.
-pub(super) struct Unary<F> {
-    pub(super) ready: Ready,
-    pub(super) backward: F,
-}
-
-impl<F: Fn(&Tensor) -> Result<Tensor>> CustomOp1 for Unary<F> {
-    fn name(&self) -> &'static str {
-        self.ready.name
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        Err(self.ready.elsewhere())
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        self.ready.take()
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        Ok(Some((self.backward)(grad)?))
-    }
-}
-
-/// An op of two arguments; `backward` is told which gradients are needed.
-pub(super) struct Binary<F> {
-    pub(super) ready: Ready,
-    pub(super) backward: F,
-}
-
-/// Gradients of two arguments.
-pub(super) type Two = (Option<Tensor>, Option<Tensor>);
-
-impl<F: Fn([bool; 2], &Tensor) -> Result<Two>> CustomOp2 for Binary<F> {
-    fn name(&self) -> &'static str {
-        self.ready.name
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Err(self.ready.elsewhere())
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CudaStorage, Shape)> {
-        self.ready.take()
-    }
-
-    fn bwd(&self, a: &Tensor, b: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Two> {
-        Ok((self.backward)([a.track_op(), b.track_op()], grad)?)
     }
 }

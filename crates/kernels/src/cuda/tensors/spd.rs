@@ -7,7 +7,7 @@ use candle_core::{CudaDevice, Shape, Tensor};
 use super::super::card::Card;
 use super::super::device::Device;
 use super::super::{mining, spd};
-use super::ready::{Binary, Ready, Unary};
+use super::op::record;
 use super::{Element, Source, by_dtype, card, tensor};
 use crate::spd::Metric;
 use crate::spd::function::Function;
@@ -19,14 +19,13 @@ pub(crate) fn function(op: &'static str, function: Function, a: &Tensor) -> Resu
         let (card, batch) = (card(op, a)?, spd::Batch::of(op, "a", a.dims())?);
         let source = Source::<T>::of(op, a)?;
         let (values, eigen) = spd::function(&card, op, function, source.view, batch)?;
-        let ready = Ready::new(op, &card, values, a.shape());
+        let device = card.clone();
         let shape = a.shape().clone();
-        let backward = move |grad: &Tensor| {
+        record(op, &card, &[a], (values, a.shape()), move |_, _, grad| {
             let grad = Source::<T>::of(op, grad)?;
-            let gradient = spd::function_gradient(&card, function, &eigen, grad.view)?;
-            Ok(tensor(gradient, &card.0, &shape))
-        };
-        Ok(a.apply_op1(Unary { ready, backward })?)
+            let gradient = spd::function_gradient(&device, function, &eigen, grad.view)?;
+            Ok([Some(tensor(gradient, &device.0, &shape)), None, None])
+        })
     }
     by_dtype!(op, a, typed(op, function, a))
 }
@@ -132,20 +131,19 @@ pub(crate) fn pair_distance(
         let differentiated = a.track_op() || b.track_op();
         let both = (&*left.matrices, &*right.matrices);
         let (values, all) = spd::distances::<_, T>(&card, (op, metric), both, narrow(pairs), differentiated)?;
-        let ready = Ready::new(op, &card, values, pairs.len());
+        let device = card.clone();
         let shapes = [a.shape().clone(), b.shape().clone()];
-        let backward = move |needed: [bool; 2], grad: &Tensor| {
+        record(op, &card, &[a, b], (values, pairs.len()), move |needed, _, grad| {
             let grad = Source::<T>::of(op, grad)?;
             let side = |needed: bool, side, shape: &Shape| -> Result<Option<Tensor>> {
                 if !needed {
                     return Ok(None);
                 }
                 let both = (&*left.matrices, &*right.matrices);
-                Ok(Some(tensor(all.gradient::<T>(&card, both, grad.view, side)?, &card.0, shape)))
+                Ok(Some(tensor(all.gradient::<T>(&device, both, grad.view, side)?, &device.0, shape)))
             };
-            Ok((side(needed[0], spd::Side::A, &shapes[0])?, side(needed[1], spd::Side::B, &shapes[1])?))
-        };
-        Ok(a.apply_op2(b, Binary { ready, backward })?)
+            Ok([side(needed[0], spd::Side::A, &shapes[0])?, side(needed[1], spd::Side::B, &shapes[1])?, None])
+        })
     }
     if a.dtype() != b.dtype() {
         return Err(Error::DtypeMismatch { op, left: a.dtype(), right: b.dtype() });
@@ -183,13 +181,12 @@ pub(crate) fn covariance(op: &'static str, x: &Tensor, logits: &Tensor, eps: f64
         spd::Batch { n: b, d }.check(op, "x", x.dims())?;
         let (tokens, scores) = (Source::<T>::of(op, x)?, Source::<T>::of(op, logits)?);
         let (values, moments) = spd::covariance(&card, op, (tokens.view, scores.view), sizes, eps)?;
-        let ready = Ready::new(op, &card, values, (b, d, d));
-        let backward = move |_: [bool; 2], grad: &Tensor| {
+        let device = card.clone();
+        record(op, &card, &[x, logits], (values, (b, d, d)), move |_, _, grad| {
             let grad = Source::<T>::of(op, grad)?;
-            let (dx, dl) = spd::covariance_gradient(&card, (tokens.view, grad.view), &moments, sizes)?;
-            Ok((Some(tensor(dx, &card.0, (b, n, d))), Some(tensor(dl, &card.0, (b, n)))))
-        };
-        Ok(x.apply_op2(logits, Binary { ready, backward })?)
+            let (dx, dl) = spd::covariance_gradient(&device, (tokens.view, grad.view), &moments, sizes)?;
+            Ok([Some(tensor(dx, &device.0, (b, n, d))), Some(tensor(dl, &device.0, (b, n))), None])
+        })
     }
     if x.dtype() != logits.dtype() {
         return Err(Error::DtypeMismatch { op, left: x.dtype(), right: logits.dtype() });

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::super::{cotap, graph, sinkhorn};
-use super::ready::{Binary, Ready, Unary};
+use super::op::record;
 use super::{Element, Source, by_dtype, card, tensor};
 use crate::Result;
 use crate::transport::{DsotConfig, SinkhornConfig};
@@ -15,13 +15,12 @@ pub(crate) fn sinkhorn(op: &'static str, cost: &Tensor, config: SinkhornConfig) 
         let (b, n, _) = cost.dims3()?;
         let source = Source::<T>::of(op, cost)?;
         let (plans, path) = sinkhorn::sinkhorn(&card, op, source.view, (b, n), config)?;
-        let ready = Ready::new(op, &card, plans, cost.shape());
-        let backward = move |grad: &Tensor| {
+        let device = card.clone();
+        record(op, &card, &[cost], (plans, cost.shape()), move |_, _, grad| {
             let grad = Source::<T>::of(op, grad)?;
-            let gradient = sinkhorn::gradient(&card, op, (source.view, grad.view), &path)?;
-            Ok(tensor(gradient, &card.0, (b, n, n)))
-        };
-        Ok(cost.apply_op1(Unary { ready, backward })?)
+            let gradient = sinkhorn::gradient(&device, op, (source.view, grad.view), &path)?;
+            Ok([Some(tensor(gradient, &device.0, (b, n, n))), None, None])
+        })
     }
     by_dtype!(op, cost, typed(op, cost, config))
 }
@@ -33,12 +32,11 @@ pub(crate) fn graph_cost(op: &'static str, x: &Tensor, config: &DsotConfig) -> R
     let source = Source::<f64>::of(op, x)?;
     let grid = graph::Grid { images, height: config.height, width: config.width, d, lambda: config.lambda_pos };
     let (values, costs) = graph::cost(&card, op, source.view, grid)?;
-    let ready = Ready::new(op, &card, values, (images, n, n));
-    let backward = move |grad: &Tensor| {
+    let device = card.clone();
+    record(op, &card, &[x], (values, (images, n, n)), move |_, _, grad| {
         let grad = Source::<f64>::of(op, grad)?;
-        Ok(tensor(graph::cost_gradient(&card, &costs, grad.view)?, &card.0, (images, n, d)))
-    };
-    Ok(x.apply_op1(Unary { ready, backward })?)
+        Ok([Some(tensor(graph::cost_gradient(&device, &costs, grad.view)?, &device.0, (images, n, d))), None, None])
+    })
 }
 
 /// Indices `[B, N, k]` of the `k` largest values of each row of `[B, N, N]` float64.
@@ -59,14 +57,13 @@ pub(crate) fn aggregate(op: &'static str, h: &Tensor, index: &Tensor, weights: &
             (Source::<T>::of(op, h)?, Source::<u32>::of(op, index)?, Source::<T>::of(op, weights)?);
         let views = (tokens.view, edges.view, factors.view);
         let values = graph::aggregate(&card, op, views, sizes)?;
-        let ready = Ready::new(op, &card, values, (b, n, c));
-        let backward = move |_: [bool; 2], grad: &Tensor| {
+        let device = card.clone();
+        record(op, &card, &[h, weights], (values, (b, n, c)), move |_, _, grad| {
             let grad = Source::<T>::of(op, grad)?;
             let views = (tokens.view, edges.view, factors.view);
-            let (dh, dw) = graph::aggregate_gradient(&card, views, grad.view, sizes)?;
-            Ok((Some(tensor(dh, &card.0, (b, n, c))), Some(tensor(dw, &card.0, (b, n, k)))))
-        };
-        Ok(h.apply_op2(weights, Binary { ready, backward })?)
+            let (dh, dw) = graph::aggregate_gradient(&device, views, grad.view, sizes)?;
+            Ok([Some(tensor(dh, &device.0, (b, n, c))), Some(tensor(dw, &device.0, (b, n, k))), None])
+        })
     }
     by_dtype!(op, h, typed(op, h, index, weights))
 }
@@ -78,12 +75,11 @@ pub(crate) fn cotap(op: &'static str, p: &Tensor, q: &Tensor, taus: (f64, f64)) 
         let sizes = p.dims2()?;
         let (student, teacher) = (Source::<T>::of(op, p)?, Source::<T>::of(op, q)?);
         let (loss, slopes) = cotap::cotap(&card, op, (student.view, teacher.view), sizes, taus)?;
-        let ready = Ready::new(op, &card, loss, sizes.0);
-        let backward = move |grad: &Tensor| {
+        let device = card.clone();
+        record(op, &card, &[p], (loss, sizes.0), move |_, _, grad| {
             let grad = Source::<T>::of(op, grad)?;
-            Ok(tensor(cotap::gradient(&card, &slopes, grad.view, sizes)?, &card.0, sizes))
-        };
-        Ok(p.apply_op1(Unary { ready, backward })?)
+            Ok([Some(tensor(cotap::gradient(&device, &slopes, grad.view, sizes)?, &device.0, sizes)), None, None])
+        })
     }
     by_dtype!(op, p, typed(op, p, q, taus))
 }
