@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 
 use crate::nn::buffers::{Held, Real, by_dtype, check_dtype};
 use crate::{Error, Result, host};
@@ -111,6 +111,11 @@ fn usable(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
         return Ok(tensor.contiguous()?);
     }
     on_cpu(op, tensor)
+}
+
+/// A copy on the CPU, which later steps do not change.
+fn host_copy(tensor: &Tensor) -> candle_core::Result<Tensor> {
+    if tensor.device().is_cpu() { tensor.copy() } else { tensor.to_device(&Device::Cpu) }
 }
 
 /// Runs `f` on the numbers of a contiguous tensor on the CPU, to be changed in place.

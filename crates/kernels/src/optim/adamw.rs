@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, take_state, usable, with_values,
+    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, host_copy, take_state, usable,
+    with_values,
 };
 use crate::Result;
 use crate::nn::buffers::{Held, Real, by_dtype};
@@ -150,7 +151,7 @@ impl AdamW {
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         let mut state = self.like();
         for tensor in state.values_mut() {
-            *tensor = tensor.copy().expect("a tensor on the CPU can be copied");
+            *tensor = host_copy(tensor).expect("memory for a copy");
         }
         state
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 
-use super::{Parameter, check_at_least, check_momentum, check_parameters, gradient_of, on_cpu, take_state, usable};
+use super::{
+    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, host_copy, on_cpu, take_state, usable,
+};
 use crate::Result;
 use crate::nn::buffers::{Held, Real, by_dtype};
 
@@ -116,8 +118,11 @@ impl Sgd {
     /// `sgd.velocity.<name>` of each parameter: what a later [`Self::load_state`] needs besides
     /// [`Self::step_count`].
     pub fn state(&self) -> BTreeMap<String, Tensor> {
+        // On the CPU a step makes new velocities; on a card it changes them.
+        let kept = |v: &Tensor| if v.device().is_cpu() { Ok(v.clone()) } else { host_copy(v) };
         let named = self.params.iter().zip(&self.velocities);
-        named.map(|(p, velocity)| (format!("sgd.velocity.{}", p.name), velocity.clone())).collect()
+        let named = named.map(|(p, v)| (format!("sgd.velocity.{}", p.name), kept(v).expect("memory for a copy")));
+        named.collect()
     }
 
     /// Continues from a saved state. Entries whose name does not start with `sgd.` are ignored.
