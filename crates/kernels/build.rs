@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: &[&str] = &["src/cuda", "src/spd", "src/transport", "src/cotap"];
+const SOURCES: &[&str] = &["src/cuda", "src/spd", "src/transport", "src/cotap", "src/nn", "src/optim"];
 
 #[expect(clippy::disallowed_methods, reason = "cargo tells build scripts what to do this way alone")]
 fn variable(name: &str) -> Option<String> {

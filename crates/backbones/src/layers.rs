@@ -152,7 +152,8 @@ impl BatchNorm {
             if !running.is_variable() {
                 return Err(Error::FrozenStatistics { name: format!("{}.{name}", self.name) });
             }
-            let old = kernels::host::to_f64("running statistics", running)?;
+            let on_host = running.to_device(&candle_core::Device::Cpu)?;
+            let old = kernels::host::to_f64("running statistics", &on_host)?;
             let mixed = old.iter().zip(new).map(|(old, new)| (1.0 - MOMENTUM) * old + MOMENTUM * new).collect();
             let mixed = kernels::host::from_f64(
                 "running statistics",

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 
 use crate::nn::buffers::{Held, Real, by_dtype, check_dtype};
 use crate::{Error, Result, host};
@@ -63,9 +63,15 @@ pub struct StateError {
 /// # Errors
 /// [`Error::Dtype`], or what the tensor library refuses.
 pub fn gradient_norm(params: &[Parameter], grads: &GradStore) -> Result<f64> {
+    const OP: &str = "gradient_norm";
+    let gradients: Vec<&Tensor> = params.iter().filter_map(|p| grads.get(p.var.as_tensor())).collect();
+    #[cfg(feature = "cuda")]
+    if gradients.first().is_some_and(|g| g.device().is_cuda()) {
+        return crate::cuda::tensors::optim::gradient_norm(OP, &gradients);
+    }
     let mut sum = 0.0;
-    for gradient in params.iter().filter_map(|p| grads.get(p.var.as_tensor())) {
-        let gradient = on_cpu("gradient_norm", gradient)?;
+    for gradient in gradients {
+        let gradient = on_cpu(OP, gradient)?;
         let held = Held::new(&gradient);
         sum += by_dtype!(gradient, T => {
             Ok(held.slice::<T>()?.iter().map(|g| g.up() * g.up()).sum::<f64>())
@@ -95,6 +101,21 @@ fn on_cpu(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
     check_dtype(op, tensor)?;
     host::refuse_device(op, tensor)?;
     Ok(tensor.contiguous()?)
+}
+
+/// Contiguous, of a float dtype, on the CPU or on a card where there is code for one; no copy if it is so already.
+fn usable(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if tensor.device().is_cuda() {
+        check_dtype(op, tensor)?;
+        return Ok(tensor.contiguous()?);
+    }
+    on_cpu(op, tensor)
+}
+
+/// A copy on the CPU, which later steps do not change.
+fn host_copy(tensor: &Tensor) -> candle_core::Result<Tensor> {
+    if tensor.device().is_cpu() { tensor.copy() } else { tensor.to_device(&Device::Cpu) }
 }
 
 /// Runs `f` on the numbers of a contiguous tensor on the CPU, to be changed in place.
@@ -161,7 +182,7 @@ fn check_parameters(op: &'static str, params: &[Parameter]) -> Result<()> {
     Ok(())
 }
 
-/// The gradient of a parameter on the CPU, checked against it; `None` without one.
+/// The gradient of a parameter, checked against it; `None` without one.
 fn gradient_of(op: &'static str, parameter: &Parameter, grads: &GradStore) -> Result<Option<Tensor>> {
     let Some(gradient) = grads.get(parameter.var.as_tensor()) else { return Ok(None) };
     if gradient.dims() != parameter.var.dims() {
@@ -171,7 +192,7 @@ fn gradient_of(op: &'static str, parameter: &Parameter, grads: &GradStore) -> Re
     if gradient.dtype() != parameter.var.dtype() {
         return Err(Error::Dtype { op, got: gradient.dtype() });
     }
-    on_cpu(op, gradient).map(Some)
+    usable(op, gradient).map(Some)
 }
 
 /// Takes the entries of `state` that start with `prefix` and must be exactly `like`, in name, shape and dtype.

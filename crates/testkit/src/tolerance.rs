@@ -35,13 +35,20 @@ pub struct Tolerance {
 pub const ORACLE_F64: Tolerance = Tolerance { value: 1e-10, gradient: 1e-8 };
 /// Kernels against the oracle files, run on float32 tensors.
 pub const ORACLE_F32: Tolerance = Tolerance { value: 1e-5, gradient: 1e-4 };
-/// Relative error of a convolution's float32 sums of random numbers, for any number of products: about three roundings
-/// where sums are accurate, plain sums elsewhere.
-#[cfg(target_arch = "x86_64")]
+/// Relative error of a convolution's float32 sums of random numbers, for any number of products: about three roundings,
+/// where sums are accurate.
 pub const CLOSE_SUM_F32: f64 = 1.2e-7;
-/// Relative error of a convolution's float32 sums of random numbers, plain sums of up to a few thousand products.
-#[cfg(not(target_arch = "x86_64"))]
-pub const CLOSE_SUM_F32: f64 = 1e-6;
+/// The same of plain sums of up to a few thousand products.
+pub const PLAIN_SUM_F32: f64 = 1e-6;
+/// Training ops with bfloat16 activations and float32 sums against float64 on the same numbers: eight bits of the result,
+/// and of what lies between two passes.
+pub const ACTIVATIONS_BF16: Tolerance = Tolerance { value: 4e-3, gradient: 8e-3 };
+/// What the parameters of a small network have moved by after a few steps, against the same steps in float64.
+pub const TRAINED_F64: f64 = 1e-12;
+/// The same in float32.
+pub const TRAINED_F32: f64 = 1e-5;
+/// The same with bfloat16 activations and float32 parameters, by gradient descent.
+pub const TRAINED_BF16: f64 = 1e-2;
 /// Central differences in float64 along a random direction, step 1e-5: truncation and rounding allow about 1e-7.
 pub const FINITE_DIFFERENCE: f64 = 1e-6;
 /// Identities in float64 (log∘exp, sqrt², …) at moderate condition numbers.

@@ -14,6 +14,7 @@ const MODULE: (&str, &str) = ("ufg-kernels", include_str!(concat!(env!("OUT_DIR"
 const UNASKED: usize = 48 * 1024;
 
 /// A card and its stream.
+#[derive(Clone)]
 pub(crate) struct Card(pub(crate) CudaDevice);
 
 impl Device for Card {

@@ -1,9 +1,9 @@
-// What all kernels share. Also compiled by the host's C++ compiler, with tests/emulator/emulator.h in CUDA's place.
+// What all kernels share. Also compiled by the host's C++ compiler, with emulator/emulator.h in CUDA's place.
 #pragma once
 
 #ifdef __CUDACC__
-// The block's dynamic shared memory.
-extern __shared__ double dynamic_shared_memory[];
+// The block's dynamic shared memory, aligned for loads of four numbers.
+extern __shared__ __align__(16) double dynamic_shared_memory[];
 #define SHARED_MEMORY(name) double *name = dynamic_shared_memory
 #else
 #define SHARED_MEMORY(name) double *name = emulator_shared_memory()
@@ -53,11 +53,11 @@ __device__ inline void refuse(u64 *flag, double *details, u32 entry, Problem why
 __device__ inline bool is_number(double x) { return fabs(x) <= LARGEST; }
 
 // Sum over the threads of a block in a fixed order, told to all of them. `room` holds 32 numbers; all threads must call.
-__device__ inline double block_sum(double x, double *room) {
+template <class S> __device__ inline S block_sum(S x, S *room) {
     for (u32 step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
     __syncthreads();
-    double total = 0.0;
+    S total = S(0);
     for (u32 warp = 0; warp < blockDim.x / 32; warp++) total += room[warp];
     __syncthreads();
     return total;
@@ -75,12 +75,12 @@ __device__ inline double block_max(double x, double *room) {
     return most;
 }
 
-__device__ inline double warp_sum(double x) {
+template <class S> __device__ inline S warp_sum(S x) {
     for (u32 step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     return x;
 }
 
-__device__ inline double warp_max(double x) {
+template <class S> __device__ inline S warp_max(S x) {
     for (u32 step = 16; step > 0; step /= 2) x = fmax(x, __shfl_xor_sync(0xffffffffu, x, step));
     return x;
 }

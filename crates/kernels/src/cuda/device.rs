@@ -50,6 +50,66 @@ impl Float for f64 {
     }
 }
 
+/// A bfloat16, as the upper half of a float32.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[repr(transparent)]
+pub(crate) struct Bf16(pub(crate) u16);
+
+// SAFETY: sixteen bits, as kernels read and write them.
+#[cfg(feature = "cuda")]
+unsafe impl Represented for Bf16 {}
+
+impl Number for Bf16 {}
+
+/// A number of activations: what training ops read and write, and compute with in [`Stored::Sum`].
+pub(crate) trait Stored: Number {
+    /// What sums, statistics, gradients of parameters and the parameters of norms are kept in.
+    type Sum: Stored<Sum = Self::Sum>;
+    /// Shared memory of a tile of a product, `Tile<T>::Shared` in `product.cuh`, in float64 numbers.
+    const TILE: usize;
+    /// The name of a kernel in three versions: float32, float64, bfloat16.
+    fn pick(names: [&'static str; 3]) -> &'static str;
+}
+
+impl Stored for f32 {
+    type Sum = f32;
+    const TILE: usize = 2272;
+
+    fn pick([single, _, _]: [&'static str; 3]) -> &'static str {
+        single
+    }
+}
+
+impl Stored for f64 {
+    type Sum = f64;
+    const TILE: usize = 4448;
+
+    fn pick([_, double, _]: [&'static str; 3]) -> &'static str {
+        double
+    }
+}
+
+impl Stored for Bf16 {
+    type Sum = f32;
+    const TILE: usize = 2752;
+
+    fn pick([_, _, half]: [&'static str; 3]) -> &'static str {
+        half
+    }
+}
+
+/// The name of a kernel for a [`Stored`] type.
+macro_rules! kernel {
+    ($number:ty, $name:literal) => {
+        <$number as $crate::cuda::device::Stored>::pick([
+            concat!($name, "_f32"),
+            concat!($name, "_f64"),
+            concat!($name, "_bf16"),
+        ])
+    };
+}
+pub(crate) use kernel;
+
 /// Numbers in device memory that somebody else owns and keeps while this is used.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<T> {
@@ -62,6 +122,21 @@ impl<T: Number> View<T> {
     /// `len` numbers from `address` on.
     pub(crate) fn new(address: u64, len: usize) -> Self {
         Self { address, len, number: PhantomData }
+    }
+
+    /// No memory, for an argument that a kernel may go without.
+    pub(crate) fn none() -> Self {
+        Self::new(0, 0)
+    }
+
+    /// The numbers from number `start` on.
+    pub(crate) fn from(self, start: usize) -> Self {
+        Self::new(self.address + (start * size_of::<T>()) as u64, self.len - start)
+    }
+
+    /// Where it begins.
+    pub(crate) fn address(self) -> u64 {
+        self.address
     }
 
     /// How many.

@@ -4,8 +4,9 @@
 //! `kernels.cu` makes one module of them. A [`Device`] allocates, copies and launches. There are two: a card ([`card`]),
 //! and the emulator of the tests, which runs the same kernels compiled by the host's C++ compiler.
 //!
-//! All numbers are computed in float64; float32 tensors are read and written where they lie. A kernel notes the first
-//! entry that it must refuse in a flag, the only word that comes back to the host.
+//! Matrix and transport kernels compute in float64 and read and write float32 tensors where they lie; what they must refuse
+//! they note in a flag, the only word that comes back to the host. Those of [`train`] compute in the type of the activations,
+//! in float32 for bfloat16, and steps of optimisers in float64.
 
 mod cotap;
 mod device;
@@ -14,6 +15,7 @@ mod graph;
 pub(crate) mod mining;
 mod sinkhorn;
 mod spd;
+pub(crate) mod train;
 
 #[cfg(feature = "cuda")]
 mod card;

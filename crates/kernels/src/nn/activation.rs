@@ -17,6 +17,10 @@ const CHUNK: usize = 16 * 1024;
 /// [`Error::Dtype`] for anything but float32 and float64.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     check_dtype("relu", x)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::tensors::activation("relu", x, crate::cuda::train::activation::Activation::Relu);
+    }
     Ok(x.contiguous()?.apply_op1(Relu)?)
 }
 
@@ -26,6 +30,10 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// [`Error::Shape`] where the shapes differ, [`Error::Dtype`] for anything but two float32 or two float64 tensors.
 pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     check_pair("add_relu", a, b)?;
+    #[cfg(feature = "cuda")]
+    if a.device().is_cuda() {
+        return crate::cuda::tensors::add_relu("add_relu", a, b);
+    }
     Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Sum { relu: true })?)
 }
 

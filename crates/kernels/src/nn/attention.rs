@@ -20,7 +20,14 @@ const OP: &str = "attention";
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`], or [`Error::Attribute`] for no head.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    Ok(qkv.contiguous()?.apply_op1(check(qkv, heads)?)?)
+    let op = check(qkv, heads)?;
+    #[cfg(feature = "cuda")]
+    if qkv.device().is_cuda() {
+        let Attention { batch, tokens, heads, width } = op;
+        let attention = crate::cuda::train::attention::Attention { batch, tokens, heads, width };
+        return crate::cuda::tensors::attention(OP, qkv, attention);
+    }
+    Ok(qkv.contiguous()?.apply_op1(op)?)
 }
 
 impl Flow {

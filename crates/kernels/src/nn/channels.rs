@@ -42,7 +42,12 @@ pub(super) fn check(
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`].
 pub fn global_mean(x: &Tensor) -> Result<Tensor> {
-    Ok(x.contiguous()?.apply_op1(GlobalMean::of(x)?)?)
+    let op = GlobalMean::of(x)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::tensors::global_mean("global_mean", x);
+    }
+    Ok(x.contiguous()?.apply_op1(op)?)
 }
 
 /// `y[b,c,·] = x[b,c,·] / (1 + exp(−gate[b,c]))`: the end of squeeze-and-excitation (Hu et al. 2018, equation 4), `x`
@@ -52,6 +57,10 @@ pub fn global_mean(x: &Tensor) -> Result<Tensor> {
 /// [`Error::Shape`], [`Error::Dtype`].
 pub fn gated(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
     let op = Gated::of(x, gate)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::tensors::gated("gated", x, gate);
+    }
     Ok(x.contiguous()?.apply_op2(&gate.contiguous()?, op)?)
 }
 
@@ -62,6 +71,10 @@ pub fn gated(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
 /// [`Error::Shape`], [`Error::Dtype`].
 pub fn scaled_residual(shortcut: &Tensor, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
     let op = ScaledResidual::of(shortcut, x, scale)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::tensors::scaled_residual("scaled_residual", shortcut, x, scale);
+    }
     Ok(shortcut.contiguous()?.apply_op3(&x.contiguous()?, &scale.contiguous()?, op)?)
 }
 

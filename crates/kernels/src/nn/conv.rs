@@ -62,6 +62,12 @@ impl Conv2dConfig {
 /// [`Error::Shape`], [`Error::Attribute`] or [`Error::Dtype`] where the arguments do not fit together.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let geometry = geometry(x, weight, bias, config)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        let Geometry { batch, c_in, height, width, c_out, kh, kw, oh, ow, config } = geometry;
+        let conv = crate::cuda::train::conv::Conv { batch, c_in, height, width, c_out, kh, kw, oh, ow, config };
+        return crate::cuda::tensors::conv2d(OP, (x, weight, bias), conv);
+    }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let tracked = x.track_op() || weight.track_op() || bias.is_some_and(Tensor::track_op);
     let op = Conv { geometry, close: tracked };

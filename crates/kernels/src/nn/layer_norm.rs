@@ -52,6 +52,12 @@ fn shape(x: &Tensor, expected: &str) -> Error {
 }
 
 fn apply(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, op: LayerNorm) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        op.check(x, gamma, beta, eps)?;
+        let maps = crate::cuda::train::Maps { batch: op.outer, channels: op.channels, map: op.inner };
+        return crate::cuda::tensors::layer_norm(OP, [x, gamma, beta], maps, eps);
+    }
     let x = x.contiguous()?;
     let op = op.with_moments(&x, gamma, beta, eps)?;
     Ok(x.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)?)
@@ -68,8 +74,8 @@ struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// With the statistics of a contiguous `x`, all arguments checked.
-    fn with_moments(mut self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Self> {
+    /// Checks all arguments.
+    fn check(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<()> {
         check_dtype(OP, x)?;
         if self.channels * self.inner * self.outer == 0 {
             return Err(shape(x, "[.., C] or [B, C, H, W]"));
@@ -86,6 +92,12 @@ impl LayerNorm {
         if !(eps > 0.0 && eps.is_finite()) {
             return Err(Error::Attribute { op: OP, name: "eps", value: eps, expected: "positive and finite" });
         }
+        Ok(())
+    }
+
+    /// With the statistics of a contiguous `x`, all arguments checked.
+    fn with_moments(mut self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Self> {
+        self.check(x, gamma, beta, eps)?;
         let held = Held::new(x);
         self.moments = by_dtype!(x, T => Ok(self.find_moments::<T>(held.slice()?, eps)))?;
         Ok(self)

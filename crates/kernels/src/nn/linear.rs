@@ -30,6 +30,12 @@ const BIAS_TOKENS: usize = 256;
 /// [`Error::Shape`], [`Error::Dtype`].
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let op = check(x, weight, bias)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        let Linear { tokens, inputs, outputs } = op;
+        let linear = crate::cuda::train::linear::Linear { tokens, inputs, outputs };
+        return crate::cuda::tensors::linear(OP, [x, weight, bias], linear);
+    }
     Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
 }
 

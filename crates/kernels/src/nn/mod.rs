@@ -1,5 +1,6 @@
 //! Training ops that candle lacks, or whose backward pass it lacks or makes slow: convolution, max pooling,
-//! batch and layer normalisation, activations, linear maps, attention, gates. Float32 and float64, on the CPU.
+//! batch and layer normalisation, activations, linear maps, attention, gates. Float32 and float64, on the CPU and,
+//! with the feature `cuda`, on a card.
 //!
 //! Every op gives the same bits whatever the number of rayon threads: work is cut into pieces that depend on
 //! shapes alone, each piece is computed sequentially, and partial sums are added in a fixed order.

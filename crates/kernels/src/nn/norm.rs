@@ -82,19 +82,29 @@ pub fn batch_norm_relu_eval(
 }
 
 fn train(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, relu: bool) -> Result<BatchNormOut> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        of_some(x, Sizes::of(x, gamma, beta, eps)?)?;
+        return crate::cuda::tensors::batch_norm_train(OP, [x, gamma, beta], eps, relu);
+    }
     let x = x.contiguous()?;
     let BatchNormOut { y: op, mean, var, count } = of_batch(&x, gamma, beta, eps, relu)?;
     Ok(BatchNormOut { y: op.apply(&x, gamma, beta)?, mean, var, count })
 }
 
+/// Values per channel; refuses a single one.
+fn of_some(x: &Tensor, sizes: Sizes) -> Result<usize> {
+    if sizes.count() >= 2 {
+        return Ok(sizes.count());
+    }
+    let expected = "at least two values per channel (use batch_norm_eval for fewer)".into();
+    Err(Error::Shape { op: OP, name: "x", got: x.dims().to_vec(), expected })
+}
+
 /// The op for the statistics of a contiguous batch, and these.
 fn of_batch(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, relu: bool) -> Result<BatchNormOut<Norm>> {
     let sizes = Sizes::of(x, gamma, beta, eps)?;
-    let count = sizes.count();
-    if count < 2 {
-        let expected = "at least two values per channel (use batch_norm_eval for fewer)".into();
-        return Err(Error::Shape { op: OP, name: "x", got: x.dims().to_vec(), expected });
-    }
+    let count = of_some(x, sizes)?;
     let moments = {
         let held = Held::new(x);
         by_dtype!(x, T => Ok(sizes.moments::<T>(held.slice()?)))?
@@ -113,15 +123,27 @@ fn eval(
     eps: f64,
     relu: bool,
 ) -> Result<Tensor> {
-    of_given(x, gamma, beta, [running_mean, running_var], eps, relu)?.apply(&x.contiguous()?, gamma, beta)
+    let running = [running_mean, running_var];
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        fitting(x, gamma, beta, running, eps)?;
+        return crate::cuda::tensors::batch_norm_eval(OP, [x, gamma, beta], running, eps, relu);
+    }
+    of_given(x, gamma, beta, running, eps, relu)?.apply(&x.contiguous()?, gamma, beta)
 }
 
-/// The op for given statistics.
-fn of_given(x: &Tensor, gamma: &Tensor, beta: &Tensor, running: [&Tensor; 2], eps: f64, relu: bool) -> Result<Norm> {
+/// Sizes that the given statistics fit.
+fn fitting(x: &Tensor, gamma: &Tensor, beta: &Tensor, running: [&Tensor; 2], eps: f64) -> Result<Sizes> {
     let sizes = Sizes::of(x, gamma, beta, eps)?;
     for (name, tensor) in ["running_mean", "running_var"].into_iter().zip(running) {
         check_vector(name, tensor, sizes.channels)?;
     }
+    Ok(sizes)
+}
+
+/// The op for given statistics.
+fn of_given(x: &Tensor, gamma: &Tensor, beta: &Tensor, running: [&Tensor; 2], eps: f64, relu: bool) -> Result<Norm> {
+    let sizes = fitting(x, gamma, beta, running, eps)?;
     let (mean, var) = (host::to_f64(OP, running[0])?, host::to_f64(OP, running[1])?);
     Ok(Norm::new(sizes, mean, &var, eps, Statistics::Given, relu))
 }

@@ -21,6 +21,10 @@ const CHUNK: usize = 16 * 1024;
 /// [`crate::Error::Dtype`] for anything but float32 and float64.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     check_dtype("gelu", x)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::tensors::activation("gelu", x, crate::cuda::train::activation::Activation::Gelu);
+    }
     Ok(x.contiguous()?.apply_op1(Activation::Gelu)?)
 }
 
@@ -30,6 +34,10 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// [`crate::Error::Dtype`] for anything but float32 and float64.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     check_dtype("silu", x)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::tensors::activation("silu", x, crate::cuda::train::activation::Activation::Silu);
+    }
     Ok(x.contiguous()?.apply_op1(Activation::Silu)?)
 }
 

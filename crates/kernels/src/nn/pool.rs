@@ -19,7 +19,15 @@ const OP: &str = "max_pool2d";
 /// [`Error::Attribute`] for a kernel or stride of 0, or a padding above half the kernel (a window without a pixel);
 /// [`Error::Shape`] where the window does not fit; [`Error::Dtype`].
 pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
-    Ok(x.contiguous()?.apply_op1(check(x, kernel, stride, padding)?)?)
+    let op = check(x, kernel, stride, padding)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        let MaxPool { batch, channels, height, width, oh, ow, kernel, stride, padding } = op;
+        let planes = batch * channels;
+        let pool = crate::cuda::train::pool::MaxPool { planes, height, width, oh, ow, kernel, stride, padding };
+        return crate::cuda::tensors::max_pool2d(OP, x, pool);
+    }
+    Ok(x.contiguous()?.apply_op1(op)?)
 }
 
 fn check(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<MaxPool> {

@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, on_cpu, take_state, with_values,
+    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, host_copy, take_state, usable,
+    with_values,
 };
 use crate::Result;
 use crate::nn::buffers::{Held, Real, by_dtype};
@@ -106,6 +107,12 @@ impl AdamW {
         let gradients: Vec<Option<Tensor>> =
             self.params.iter().map(|p| gradient_of(OP, p, grads)).collect::<Result<_>>()?;
         let config = AdamWConfig { learning_rate, ..self.config };
+        #[cfg(feature = "cuda")]
+        if self.params.first().is_some_and(|p| p.var.device().is_cuda()) {
+            self.step_on_card(&config, &gradients, scale)?;
+            self.step += 1;
+            return Ok(());
+        }
         self.params.par_iter().zip(&mut self.slots).zip(&gradients).try_for_each(|((parameter, slot), gradient)| {
             match gradient {
                 Some(gradient) => slot.update(&config, parameter, gradient, scale),
@@ -116,12 +123,35 @@ impl AdamW {
         Ok(())
     }
 
+    /// One launch over all parameters that have a gradient.
+    #[cfg(feature = "cuda")]
+    fn step_on_card(&mut self, config: &AdamWConfig, gradients: &[Option<Tensor>], scale: f64) -> Result<()> {
+        use crate::cuda::tensors::optim::{Entry, Step, step};
+        use crate::cuda::train::optim::Adam;
+        let all = self.params.iter().zip(&self.slots).zip(gradients);
+        let entries = all.filter_map(|((parameter, slot), gradient)| {
+            let rule = Rule::new(config, parameter, slot.step + 1, scale);
+            Some(Entry {
+                state: [Some(&slot.first), Some(&slot.second)],
+                shrink: rule.shrink,
+                rate: rule.rate,
+                root: rule.root,
+                ..Entry::new(&parameter.var, gradient.as_ref()?)
+            })
+        });
+        let adam = Adam { beta1: config.beta1, beta2: config.beta2, eps: config.eps };
+        step(OP, &entries.collect::<Vec<_>>(), Step::AdamW { scale, adam })?;
+        let made = self.slots.iter_mut().zip(gradients).filter(|(_, gradient)| gradient.is_some());
+        made.for_each(|(slot, _)| slot.step += 1);
+        Ok(())
+    }
+
     /// Everything that a later [`Self::load_state`] needs besides [`Self::step_count`]: `adamw.exp_avg.<name>`,
     /// `adamw.exp_avg_sq.<name>` and `adamw.step.<name>` of each parameter. Copies: later steps do not change them.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         let mut state = self.like();
         for tensor in state.values_mut() {
-            *tensor = tensor.copy().expect("a tensor on the CPU can be copied");
+            *tensor = host_copy(tensor).expect("memory for a copy");
         }
         state
     }
@@ -147,8 +177,8 @@ impl AdamW {
         for parameter in &self.params {
             let of = |key: &str| saved[format!("adamw.{key}.{}", parameter.name).as_str()];
             slots.push(Slot {
-                first: on_cpu(OP, of("exp_avg"))?.copy()?,
-                second: on_cpu(OP, of("exp_avg_sq"))?.copy()?,
+                first: usable(OP, of("exp_avg"))?.copy()?.to_device(parameter.var.device())?,
+                second: usable(OP, of("exp_avg_sq"))?.copy()?.to_device(parameter.var.device())?,
                 step: of("step").to_device(&Device::Cpu)?.to_scalar::<i64>()? as u64,
             });
         }
@@ -159,7 +189,7 @@ impl AdamW {
 
 impl Slot {
     fn new(parameter: &Parameter) -> Result<Self> {
-        let zeros = || Tensor::zeros(parameter.var.shape(), parameter.var.dtype(), &Device::Cpu);
+        let zeros = || Tensor::zeros(parameter.var.shape(), parameter.var.dtype(), parameter.var.device());
         Ok(Self { first: zeros()?, second: zeros()?, step: 0 })
     }
 
@@ -170,16 +200,7 @@ impl Slot {
 
     fn update(&mut self, config: &AdamWConfig, parameter: &Parameter, gradient: &Tensor, scale: f64) -> Result<()> {
         let step = self.step + 1;
-        let exponent = step.min(i32::MAX as u64) as i32;
-        let rule = Rule {
-            shrink: if parameter.decay { 1.0 - config.learning_rate * config.weight_decay } else { 1.0 },
-            beta1: config.beta1,
-            beta2: config.beta2,
-            rate: config.learning_rate / (1.0 - config.beta1.powi(exponent)),
-            root: (1.0 - config.beta2.powi(exponent)).sqrt(),
-            eps: config.eps,
-            scale,
-        };
+        let rule = Rule::new(config, parameter, step, scale);
         by_dtype!(gradient, T => {
             let held = Held::new(gradient);
             let g = held.slice::<T>()?;
@@ -204,6 +225,20 @@ struct Rule {
 }
 
 impl Rule {
+    /// For the step of this number, counted from 1.
+    fn new(config: &AdamWConfig, parameter: &Parameter, step: u64, scale: f64) -> Self {
+        let exponent = step.min(i32::MAX as u64) as i32;
+        Self {
+            shrink: if parameter.decay { 1.0 - config.learning_rate * config.weight_decay } else { 1.0 },
+            beta1: config.beta1,
+            beta2: config.beta2,
+            rate: config.learning_rate / (1.0 - config.beta1.powi(exponent)),
+            root: (1.0 - config.beta2.powi(exponent)).sqrt(),
+            eps: config.eps,
+            scale,
+        }
+    }
+
     /// Updates values, first and second moments in place.
     fn apply<T: Real>(&self, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
         let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));

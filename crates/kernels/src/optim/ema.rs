@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
-use super::{check_at_least, on_cpu, take_state, with_values};
+use super::{check_at_least, on_cpu, take_state, usable, with_values};
 use crate::Result;
 use crate::nn::buffers::{Held, Real, by_dtype};
 
@@ -29,7 +29,7 @@ impl Ema {
     /// [`crate::Error::Dtype`] for anything but float32 and float64.
     pub fn new(tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
         let start = |(name, tensor): (&String, &Tensor)| {
-            let copy = on_cpu(OP, tensor)?.detach().copy()?.to_device(tensor.device())?;
+            let copy = usable(OP, tensor)?.detach().copy()?;
             Ok((name.clone(), Var::from_tensor(&copy)?))
         };
         Ok(Self { averages: tensors.iter().map(start).collect::<Result<_>>()? })
@@ -43,6 +43,12 @@ impl Ema {
         check_at_least(OP, "decay", decay, 0.0, "a number in [0, 1]")?;
         check_at_least(OP, "1 - decay", 1.0 - decay, 0.0, "a number in [0, 1]")?;
         let tensors = take_state("", tensors, &self.tensors())?;
+        #[cfg(feature = "cuda")]
+        if self.averages.values().next().is_some_and(|average| average.device().is_cuda()) {
+            use crate::cuda::tensors::optim::{Entry, Step, step};
+            let all = self.averages.iter().map(|(name, average)| Entry::new(average, tensors[name.as_str()]));
+            return step(OP, &all.collect::<Vec<_>>(), Step::Ema { decay });
+        }
         for (name, average) in &self.averages {
             let new = on_cpu(OP, tensors[name.as_str()])?;
             by_dtype!(new, T => {

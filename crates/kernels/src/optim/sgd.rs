@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 
-use super::{Parameter, check_at_least, check_momentum, check_parameters, gradient_of, on_cpu, take_state};
+use super::{
+    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, host_copy, on_cpu, take_state, usable,
+};
 use crate::Result;
 use crate::nn::buffers::{Held, Real, by_dtype};
 
@@ -45,7 +47,7 @@ impl Sgd {
         check_momentum(OP, "momentum", config.momentum)?;
         check_at_least(OP, "weight_decay", config.weight_decay, 0.0, "a finite number of at least 0")?;
         check_parameters(OP, &params)?;
-        let zeros = |p: &Parameter| Ok(Tensor::zeros(p.var.shape(), p.var.dtype(), &Device::Cpu)?);
+        let zeros = |p: &Parameter| Ok(Tensor::zeros(p.var.shape(), p.var.dtype(), p.var.device())?);
         let velocities = params.iter().map(zeros).collect::<Result<_>>()?;
         Ok(Self { config, params, velocities, step: 0 })
     }
@@ -81,6 +83,12 @@ impl Sgd {
         let gradients: Vec<Option<Tensor>> =
             self.params.iter().map(|p| gradient_of(OP, p, grads)).collect::<Result<_>>()?;
         let config = SgdConfig { learning_rate, ..self.config };
+        #[cfg(feature = "cuda")]
+        if self.params.first().is_some_and(|p| p.var.device().is_cuda()) {
+            self.step_on_card(&config, &gradients, scale)?;
+            self.step += 1;
+            return Ok(());
+        }
         for ((parameter, velocity), gradient) in self.params.iter().zip(&mut self.velocities).zip(&gradients) {
             if let Some(gradient) = gradient {
                 *velocity = update(&config, parameter, velocity, gradient, scale)?;
@@ -90,11 +98,31 @@ impl Sgd {
         Ok(())
     }
 
+    /// One launch over all parameters that have a gradient.
+    #[cfg(feature = "cuda")]
+    fn step_on_card(&self, config: &SgdConfig, gradients: &[Option<Tensor>], scale: f64) -> Result<()> {
+        use crate::cuda::tensors::optim::{Entry, Step, step};
+        let all = self.params.iter().zip(&self.velocities).zip(gradients);
+        let entries = all.filter_map(|((parameter, velocity), gradient)| {
+            Some(Entry {
+                state: [Some(velocity), None],
+                shrink: if parameter.decay { config.weight_decay } else { 0.0 },
+                rate: config.learning_rate,
+                ..Entry::new(&parameter.var, gradient.as_ref()?)
+            })
+        });
+        let how = Step::Sgd { scale, momentum: config.momentum, nesterov: config.nesterov };
+        step(OP, &entries.collect::<Vec<_>>(), how)
+    }
+
     /// `sgd.velocity.<name>` of each parameter: what a later [`Self::load_state`] needs besides
     /// [`Self::step_count`].
     pub fn state(&self) -> BTreeMap<String, Tensor> {
+        // On the CPU a step makes new velocities; on a card it changes them.
+        let kept = |v: &Tensor| if v.device().is_cpu() { Ok(v.clone()) } else { host_copy(v) };
         let named = self.params.iter().zip(&self.velocities);
-        named.map(|(p, velocity)| (format!("sgd.velocity.{}", p.name), velocity.clone())).collect()
+        let named = named.map(|(p, v)| (format!("sgd.velocity.{}", p.name), kept(v).expect("memory for a copy")));
+        named.collect()
     }
 
     /// Continues from a saved state. Entries whose name does not start with `sgd.` are ignored.
@@ -104,7 +132,8 @@ impl Sgd {
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>, step: u64) -> Result<()> {
         let saved = take_state("sgd.", state, &self.state())?;
         let load = |p: &Parameter| -> Result<Tensor> {
-            Ok(on_cpu(OP, saved[format!("sgd.velocity.{}", p.name).as_str()])?.copy()?)
+            let velocity = usable(OP, saved[format!("sgd.velocity.{}", p.name).as_str()])?;
+            Ok(velocity.copy()?.to_device(p.var.device())?)
         };
         self.velocities = self.params.iter().map(load).collect::<Result<_>>()?;
         self.step = step;

@@ -34,6 +34,7 @@ const size_t STACK = 128 * 1024;
 std::vector<Fiber> fibers;
 std::vector<char *> stacks;
 double exchanged[1024];
+unsigned int factors[1024][6];
 jmp_buf scheduler;
 ucontext_t home;
 unsigned int current;
@@ -189,6 +190,26 @@ double emulator_exchange(double x, unsigned int lane) {
     return other;
 }
 
+// Lane 4g + t holds rows g and g + 8 of a at columns 2t, 2t + 1 and eight further (a0: row g, a1: row g + 8, a2 and a3 the
+// same eight columns on), rows 2t, 2t + 1 and eight further of column g of b, and columns 2t, 2t + 1 of rows g and g + 8 of d.
+void emulator_multiply(float *d, const unsigned int *a, const unsigned int *b) {
+    unsigned int *own = factors[threadIdx.x];
+    std::memcpy(own, a, 4 * sizeof *a);
+    std::memcpy(own + 4, b, 2 * sizeof *b);
+    wait(AT_WARP_BARRIER);
+    unsigned int(*warp)[6] = factors + threadIdx.x / 32 * 32, lane = threadIdx.x % 32;
+    for (unsigned int e = 0; e < 4; e++) {
+        unsigned int row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
+        for (unsigned int k = 0; k < 16; k++) {
+            unsigned int left = warp[row % 8 * 4 + k % 8 / 2][k / 8 * 2 + row / 8];
+            unsigned int right = warp[column * 4 + k % 8 / 2][4 + k / 8];
+            d[e] += __uint_as_float(k % 2 ? left & 0xffff0000u : left << 16) *
+                    __uint_as_float(k % 2 ? right & 0xffff0000u : right << 16);
+        }
+    }
+    wait(AT_WARP_BARRIER);
+}
+
 extern "C" {
 
 // Memory for a buffer; `handle` is for `emulator_free`, which tells whether nobody wrote before its begin.
@@ -228,35 +249,5 @@ void emulator_launch(const char *name, void (*kernel)(void **), void **a, const 
 #define ENTRY(name)                                                                                                  \
     void name##_entry(void **a) { call(name, a); }
 #define BOTH(name) ENTRY(name##_f32) ENTRY(name##_f64)
-ENTRY(spd_decompose_f32_f32)
-ENTRY(spd_decompose_f32_f64)
-ENTRY(spd_decompose_f64_f64)
-ENTRY(spd_gradient_f32_f32)
-ENTRY(spd_gradient_f64_f32)
-ENTRY(spd_gradient_f64_f64)
-BOTH(le_distance)
-BOTH(le_gradient)
-BOTH(bw_distance)
-BOTH(bw_accumulate)
-BOTH(bw_finish)
-ENTRY(spd_nearest)
-BOTH(nearest_row)
-BOTH(covariance)
-BOTH(covariance_gradient)
-BOTH(sinkhorn)
-BOTH(sinkhorn_gradient)
-ENTRY(graph_unit)
-ENTRY(graph_cost)
-ENTRY(graph_mean)
-ENTRY(graph_cosines)
-ENTRY(graph_tokens)
-ENTRY(graph_project)
-ENTRY(graph_heaviest)
-BOTH(graph_aggregate)
-BOTH(graph_aggregate_tokens)
-BOTH(graph_aggregate_weights)
-BOTH(cotap_below)
-BOTH(cotap_above)
-BOTH(cotap_loss)
-BOTH(cotap_scale)
+#include "entries.h"
 }

@@ -2,9 +2,12 @@
 // barriers and exchanges inside a warp work as on a card. One block at a time.
 #pragma once
 
-#include <cmath>
+// With the overloads for float.
+#include <math.h>
+
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #define __global__
 #define __device__
@@ -26,8 +29,21 @@ double emulator_exchange(double x, unsigned int lane);
 #define __syncthreads() emulator_block_barrier(__FILE__, __LINE__)
 #define __syncwarp() emulator_warp_barrier()
 
-inline double __shfl_xor_sync(unsigned int, double x, unsigned int step) {
-    return emulator_exchange(x, (threadIdx.x % 32) ^ step);
+// The tensor cores' product of a warp, see product.cuh.
+void emulator_multiply(float *d, const unsigned int *a, const unsigned int *b);
+
+template <class T> inline T __shfl_xor_sync(unsigned int, T x, unsigned int step) {
+    return (T)emulator_exchange(x, (threadIdx.x % 32) ^ step);
+}
+inline float __uint_as_float(unsigned int bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+inline unsigned int __float_as_uint(float x) {
+    unsigned int bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
 }
 template <class T> inline T atomicMin(T *at, T x) {
     T old = *at;

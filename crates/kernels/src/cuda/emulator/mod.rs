@@ -3,8 +3,10 @@
 //! Buffers end where a page begins that nobody may touch, and hold NaN until something is written; threads and blocks
 //! run forwards, backwards or in an order of neither, so that a missing barrier shows as a difference.
 
+mod ranking;
 mod refusals;
 mod tests;
+mod training;
 mod witnesses;
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -51,7 +53,20 @@ fn library() -> &'static Library {
 /// Compiles the kernels and the scheduler.
 fn compile(to: &Path) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/emulator/emulator.cpp");
-    let flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-ffp-contract=off", "-o"];
+    // Tiles are read four numbers at a time: the kernels rely on the layout of memory, not on C++'s types.
+    let flags = [
+        "-std=c++17",
+        "-O2",
+        "-fno-strict-aliasing",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        "-fPIC",
+        "-shared",
+        "-ffp-contract=off",
+        "-o",
+    ];
     let out = Command::new("c++").args(flags).arg(to).arg(source).output();
     let out = out.unwrap_or_else(|e| panic!("the emulator needs a C++ compiler; `c++` did not start: {e}"));
     assert!(out.status.success(), "the kernels do not compile:\n{}", String::from_utf8_lossy(&out.stderr));

@@ -71,7 +71,7 @@ fn numbers<T: Real>(device: &Emulator, memory: &Memory<T>) -> Vec<f64> {
 }
 
 /// What `run` gives, which must not depend on the order of turns.
-fn in_every_order<R: PartialEq>(run: impl Fn(&Emulator) -> Result<R>) -> Result<R> {
+pub(super) fn in_every_order<R: PartialEq>(run: impl Fn(&Emulator) -> Result<R>) -> Result<R> {
     let first = run(&Emulator(Order::Forward));
     for order in &Order::ALL[1..] {
         let other = run(&Emulator(*order));
@@ -277,6 +277,16 @@ fn ranking_losses<T: Real>() {
             let one = upload::<T>(device, &[1.0]);
             let grad = cotap::gradient(device, &slopes, device.view(&one), (1, n))?;
             Ok((numbers(device, &loss), numbers(device, &grad)))
+        })
+        .unwrap();
+        check::<T>(&case, "loss", &loss, 1, false, false);
+        check::<T>(&case, "grad_p", &grad, n, true, false);
+        let (loss, grad) = in_every_order(|device| {
+            let (p, q) = (input::<T>(device, &case, "p"), input::<T>(device, &case, "q"));
+            let views = (device.view(&p), device.view(&q));
+            let taus = (case.number("tau1"), case.number("tau2"));
+            let (terms, grad) = cotap::by_ranks(device, "cotap", views, (1, n), taus)?;
+            Ok(([numbers(device, &terms).iter().sum()], numbers(device, &grad)))
         })
         .unwrap();
         check::<T>(&case, "loss", &loss, 1, false, false);

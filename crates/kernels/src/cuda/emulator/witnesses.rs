@@ -5,7 +5,7 @@ use random::{Axis, Seeds, Stream};
 use testkit::tolerance::{ORACLE_F64, assert_close};
 
 use super::super::device::Device;
-use super::super::{cotap, graph, mining, sinkhorn, spd};
+use super::super::{graph, mining, sinkhorn, spd};
 use super::{Emulator, Order};
 use crate::spd::Metric;
 use crate::spd::function::Function;
@@ -13,20 +13,20 @@ use crate::transport::{DsotConfig, SinkhornConfig, aggregate, dsot_graph};
 
 const EMULATOR: Emulator = Emulator(Order::OddFirst);
 
-fn normal(count: usize, stream: &mut Stream) -> Vec<f64> {
+pub(super) fn normal(count: usize, stream: &mut Stream) -> Vec<f64> {
     (0..count).map(|_| stream.normal()).collect()
 }
 
-fn variable(values: &[f64], shape: &[usize]) -> Var {
+pub(super) fn variable(values: &[f64], shape: &[usize]) -> Var {
     Var::from_tensor(&Tensor::from_slice(values, shape, &CandleDevice::Cpu).unwrap()).unwrap()
 }
 
-fn values(tensor: &Tensor) -> Vec<f64> {
+pub(super) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Gradients of `Σ y ∘ g`.
-fn gradients(y: &Tensor, g: &[f64], of: &[&Var]) -> Vec<Vec<f64>> {
+pub(super) fn gradients(y: &Tensor, g: &[f64], of: &[&Var]) -> Vec<Vec<f64>> {
     let g = Tensor::from_slice(g, y.shape(), &CandleDevice::Cpu).unwrap();
     let grads = y.mul(&g).unwrap().sum_all().unwrap().backward().unwrap();
     of.iter().map(|var| values(grads.get(var).unwrap())).collect()
@@ -192,26 +192,6 @@ fn plans_of_hard_costs() {
             assert_close(&what, &EMULATOR.download(&grad).unwrap(), &grads[0], n * n, ORACLE_F64.gradient);
         }
     }
-}
-
-/// Lists longer than a block, several at a time, with ties in both orders.
-#[test]
-#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
-fn several_ranking_losses() {
-    let mut stream = Seeds::new(36).stream(Axis::Test, &[]);
-    let (k, n, taus) = (3, 300, (0.1, 0.5));
-    let mut list = || (0..k * n).map(|_| (4.0 * stream.normal()).round() / 4.0).collect::<Vec<f64>>();
-    let (p, q) = (list(), list());
-    let g = normal(k, &mut stream);
-    let (x, y) = (variable(&p, &[k, n]), variable(&q, &[k, n]));
-    let want = crate::cotap::cotap(&x, &y, taus.0, taus.1).unwrap();
-    let grads = gradients(&want, &g, &[&x]);
-    let [p, q, g] = [p, q, g].map(|v| EMULATOR.upload(&v).unwrap());
-    let views = (EMULATOR.view(&p), EMULATOR.view(&q));
-    let (loss, slopes) = cotap::cotap(&EMULATOR, "op", views, (k, n), taus).unwrap();
-    let grad = cotap::gradient::<_, f64>(&EMULATOR, &slopes, EMULATOR.view(&g), (k, n)).unwrap();
-    assert_close("losses", &EMULATOR.download(&loss).unwrap(), &values(&want), 1, ORACLE_F64.value);
-    assert_close("gradients", &EMULATOR.download(&grad).unwrap(), &grads[0], n, ORACLE_F64.gradient);
 }
 
 /// The nearest of other groups, as the CPU finds them: more asked for than there are, copies at distance 0, nobody allowed.
