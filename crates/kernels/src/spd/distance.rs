@@ -197,7 +197,7 @@ impl Pairs {
                 failed[own].get_or_init(|| error);
             }
         };
-        let all = host::filled((members.len(), self.a.dim().pow(2)), one, |v| v);
+        let all = host::filled((members.len(), self.a.dim().pow(2)), 1, one, |v| v);
         failed.into_iter().find_map(OnceLock::into_inner).map_or(Ok(all), Err)
     }
 
