@@ -11,7 +11,7 @@ pub(crate) const REBUILD: &str = "`cargo run -p bench --features cuda -- …` bu
                                   what the build needs where there is no CUDA toolkit)";
 
 /// Why networks stay on the CPU.
-pub(crate) const NO_TRAINING: &str = "convolution, pooling, normalisation and the optimisers have no device code yet";
+pub(crate) const NO_TRAINING: &str = "its training ops have been tested in an emulator, and not yet on a card";
 
 /// A device that was chosen.
 #[derive(Debug, Clone, PartialEq)]
