@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use super::eigen::{Eigen, NoConvergence};
 use super::inverse_root::{Scaled, Traces, covers, traces};
 use super::linalg::{Form, square};
-use super::polar::{Bounded, careful_factor, gram, refined_factors};
+use super::polar::{self, Bounded, careful_factor, gram, refined_factors};
 use super::simd::{dispatched, dot, squared_difference};
 use super::triangular::{Factor, between, gram_between, subtract_image};
 
@@ -59,9 +59,9 @@ fn same(a: Root, b: Root) -> bool {
     a.matrix == b.matrix
 }
 
-/// Bounds of the singular values of `F`: those of a product lie between the products of the extreme ones.
+/// Bounds of the singular values of `F`.
 fn ends(a: Root, b: Root) -> (f64, f64) {
-    ((a.least * b.least).sqrt() * 0.999, (a.largest * b.largest).sqrt() * 1.001)
+    polar::ends((a.least, a.largest), (b.least, b.largest))
 }
 
 /// A pair of roots and its product `F = C_Bᵀ C_A`.

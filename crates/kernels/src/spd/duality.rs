@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::cholesky::{cholesky, cholesky_from_below};
 use super::inverse_root::{Scaled, covers, inverse_roots};
 use super::linalg::{Form, accumulate};
-use super::polar::Bounded;
+use super::polar::{self, Bounded};
 use super::prepared::Prepared;
 use super::simd::{dispatched, dot};
 use super::triangular::{self, Factor, Triangle, expansion, gram_between};
@@ -133,7 +133,7 @@ struct Ends<'a> {
 impl<'a> Ends<'a> {
     /// None for means that are too badly conditioned.
     fn new(a: &'a Mean, b: &'a Mean) -> Option<Self> {
-        let (least, largest) = ((a.least * b.least).sqrt() * 0.999, (a.largest * b.largest).sqrt() * 1.001);
+        let (least, largest) = polar::ends((a.least, a.largest), (b.least, b.largest));
         let (from, to) = (a.factor()?, b.factor()?);
         covers(least / largest).then_some(Self { from, to, least, largest })
     }

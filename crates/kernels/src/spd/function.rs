@@ -154,20 +154,16 @@ impl Group {
     /// Replaces gradients of the logarithms by those of the matrices.
     fn gradients(&self, d: usize, g: &mut [f64]) {
         let room = &mut Room::default();
-        let others = |g: &mut [f64]| {
-            let all = self.eigen.iter().zip(g.chunks_exact_mut(d * d));
-            all.filter_map(|(eigen, g)| Some((eigen.as_ref()?, g.to_vec()))).collect::<Vec<_>>()
+        let size = d * d;
+        let one = |(k, eigen): (usize, &Option<Eigen>)| {
+            let eigen = eigen.as_ref()?;
+            let mut own = g[k * size..(k + 1) * size].to_vec();
+            Function::Log.gradient_in_place(eigen, &mut own, room);
+            Some((k, own))
         };
-        let mut others = others(g).into_iter();
+        let others: Vec<(usize, Vec<f64>)> = self.eigen.iter().enumerate().filter_map(one).collect();
         logarithm::gradients(&self.kept, d, g);
-        for (eigen, out) in self.eigen.iter().zip(g.chunks_exact_mut(d * d)) {
-            if eigen.is_some()
-                && let Some((eigen, mut g)) = others.next()
-            {
-                Function::Log.gradient_in_place(eigen, &mut g, room);
-                out.copy_from_slice(&g);
-            }
-        }
+        others.iter().for_each(|(k, own)| g[k * size..(k + 1) * size].copy_from_slice(own));
     }
 }
 

@@ -76,14 +76,14 @@ impl Job for Roots<'_> {
     #[inline(always)]
     fn run<W: Wide>(self) -> Self::Out {
         let mut room = Room::<W>::take(self.d);
-        let mut out = Vec::with_capacity(self.all.len());
+        let mut out: Vec<Vec<f64>> = Vec::with_capacity(self.all.len());
         for group in self.all.chunks(W::LANES) {
             reduce(&mut room, group, self.of);
             room.sum_inverses(self.of);
             room.expand();
-            let mut matrices = vec![0.0; group.len() * self.d * self.d];
-            room.store(&mut matrices);
-            out.extend(matrices.chunks_exact(self.d * self.d).map(<[f64]>::to_vec));
+            let first = out.len();
+            out.extend(group.iter().map(|_| vec![0.0; self.d * self.d]));
+            room.store(out[first..].iter_mut().map(Vec::as_mut_slice));
         }
         room.keep();
         out

@@ -4,13 +4,11 @@
 //! [`super::resolvents`]. The derivative of a term is `−w_j (T + c_j)^{-1} G (T + c_j)^{-1}`, summed by [`super::sandwich`].
 
 use super::congruence::contract;
+pub(super) use super::inverse_root::TOGETHER;
 use super::rational::{self, Fractions, Logarithm};
 use super::resolvents::{Of, Room};
 use super::tridiagonal::Tridiagonal;
 use super::wide::{Job, Wide, dispatch};
-
-/// How many matrices a call should be given at a time.
-pub(super) const TOGETHER: usize = 4;
 
 /// Largest size that is served: beyond, the matrices of a group leave the nearer caches.
 pub(super) const LARGEST: usize = 128;
@@ -89,6 +87,10 @@ impl Job for Values<'_> {
             room.work.load(&unshifted, &scales);
             room.work.reduce();
             let bounds = bounds(&room.work, scales);
+            if bounds.iter().all(Option::is_none) {
+                all.push(Kept { numbers: Vec::new(), bounds: bounds[..group.len()].to_vec() });
+                continue;
+            }
             sum_of(&mut room, &bounds, |of| [of.largest, of.largest]);
             room.sum_inverses(Of::Matrix);
             let constants =
@@ -97,7 +99,7 @@ impl Job for Values<'_> {
                 room.work.matrix[i * d + i] = room.work.matrix[i * d + i].add(constants);
             }
             room.expand();
-            room.store(out);
+            room.store(out.chunks_exact_mut(d * d));
             all.push(Kept { numbers: keep(&room.work), bounds: bounds[..group.len()].to_vec() });
         }
         room.keep();
@@ -113,6 +115,9 @@ impl Job for Gradients<'_> {
         let d = self.d;
         let mut room = Room::<W>::take(d);
         for (kept, g) in self.kept.iter().zip(self.g.chunks_mut(W::LANES * d * d)) {
+            if kept.bounds.iter().all(Option::is_none) {
+                continue;
+            }
             restore(&mut room.work, &kept.numbers);
             room.work.load_symmetric(g);
             contract(&mut room.work, &mut room.vectors);
@@ -120,7 +125,7 @@ impl Job for Gradients<'_> {
             sum_of(&mut room, &bounds, |of| [of.largest, -of.largest * of.scale]);
             room.sandwiches();
             room.expand();
-            room.store(g);
+            room.store(g.chunks_exact_mut(d * d));
         }
         room.keep();
     }

@@ -40,6 +40,12 @@ impl<'a> Bounded<'a> {
     }
 }
 
+/// Bounds of the singular values of `C_Bᵀ C_A`, from the least and the largest eigenvalue of `A` and of `B`: those of a
+/// product lie between the products of the extreme ones.
+pub(super) fn ends(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
+    ((a.0 * b.0).sqrt() * 0.999, (a.1 * b.1).sqrt() * 1.001)
+}
+
 /// `FᵀF`.
 pub(super) fn gram(f: &[f64], d: usize) -> Vec<f64> {
     let mut out = vec![0.0; d * d];

@@ -193,12 +193,12 @@ impl<W: Wide> Room<W> {
         expand(&mut self.work, &mut self.vectors);
     }
 
-    /// Writes the matrices of the lanes, both triangles, one after the other.
+    /// Writes the matrices of the lanes, both triangles.
     #[inline(always)]
-    pub(super) fn store(&self, out: &mut [f64]) {
+    pub(super) fn store<'a>(&self, matrices: impl Iterator<Item = &'a mut [f64]>) {
         let d = self.d;
         let lanes = W::lanes(&self.work.matrix);
-        for (lane, matrix) in out.chunks_exact_mut(d * d).enumerate() {
+        for (lane, matrix) in matrices.enumerate() {
             for (i, row) in matrix.chunks_exact_mut(d).enumerate() {
                 let from = lanes[(i * d + i) * W::LANES..(i + 1) * d * W::LANES].chunks_exact(W::LANES);
                 row[i..].iter_mut().zip(from).for_each(|(v, from)| *v = from[lane]);
