@@ -17,12 +17,19 @@ def peak_mb():
     return int(line.split()[1]) / 1024
 
 
-def measure(name, work, repeats):
+def waiter(device):
+    """What waits until the device has done its work."""
+    return torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+
+
+def measure(name, work, repeats, wait=lambda: None):
     work()
+    wait()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         work()
+        wait()
         times.append((time.perf_counter() - start) * 1e3)
     times.sort()
     print(f"{name},{times[len(times) // 2]:.2f},{times[0]:.2f},{times[-1]:.2f},{peak_mb():.0f}", flush=True)
@@ -31,7 +38,7 @@ def measure(name, work, repeats):
 def samples(n, d):
     """Covariances of 2d Gaussian samples, plus 1e-4 I."""
     x = torch.randn(n, d, 2 * d)
-    return x @ x.mT / (2 * d) + 1e-4 * torch.eye(d)
+    return x @ x.mT / (2 * d) + 1e-4 * torch.eye(d, device=x.device)
 
 
 def of_spectrum(matrix, function):
@@ -53,7 +60,7 @@ def sinkhorn(batch, n, eps, iterations):
     def work():
         c = cost.clone().requires_grad_()
         kernel, marginal = -c / eps, -math.log(n)
-        u = v = torch.zeros(batch, n)
+        u = v = torch.zeros(batch, n, device=c.device)
         for _ in range(iterations):
             u = marginal - torch.logsumexp(kernel + v[:, None, :], dim=2)
             v = marginal - torch.logsumexp(kernel + u[:, :, None], dim=1)
@@ -98,9 +105,11 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="part of a work's name")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    torch.set_default_device(options.device)
     works = {
         "spd_log 512x64x64 fwd+bwd": lambda: spd_log(samples(512, 64)),
         "sinkhorn 64x196x196 it20 fwd+bwd": lambda: sinkhorn(64, 196, 0.1, 20),
@@ -110,7 +119,7 @@ def main():
     print("work,median_ms,min_ms,max_ms,peak_rss_mb")
     for name, prepare in works.items():
         if options.only in name:
-            measure(name, prepare(), options.repeats)
+            measure(name, prepare(), options.repeats, waiter(options.device))
 
 
 if __name__ == "__main__":

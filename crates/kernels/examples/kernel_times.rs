@@ -1,5 +1,5 @@
 //! Times of the kernels, value and gradient, at the sizes and on the inputs of the peers' script:
-//! `cargo run -p kernels --example kernel_times -- [repeats] [part of a name]`.
+//! `cargo run -p kernels --example kernel_times -- [repeats] [part of a name] [cpu|cuda]`.
 //! Prints `work,median_ms,min_ms,max_ms,peak_rss_mb`.
 #![expect(clippy::print_stdout, reason = "the times are what it is for")]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
@@ -17,6 +17,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 struct Timer {
     part: String,
+    device: Device,
 }
 
 impl Timer {
@@ -24,6 +25,8 @@ impl Timer {
         if !name.contains(&self.part) {
             return Ok(());
         }
+        // Launches come back before the work is done.
+        let mut work = || work().and_then(|()| Ok(self.device.synchronize()?));
         work()?;
         let mut times = Vec::with_capacity(repeats);
         for _ in 0..repeats {
@@ -48,6 +51,11 @@ fn peak_mb() -> String {
 fn variable(shape: &[usize], mut draw: impl FnMut() -> f64) -> Result<Var, candle_core::Error> {
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw() as f32).collect();
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// The same numbers on a device.
+fn on(device: &Device, tensor: &Tensor) -> Result<Var, candle_core::Error> {
+    Var::from_tensor(&tensor.detach().to_device(device)?)
 }
 
 /// Covariances of `2d` Gaussian samples, plus `1e-4 I`.
@@ -77,19 +85,27 @@ fn gradient(y: &Tensor) -> Outcome {
 fn main() -> Outcome {
     let mut arguments = std::env::args().skip(1);
     let repeats = arguments.next().map_or(Ok(5), |a| a.parse())?;
-    let timer = Timer { part: arguments.next().unwrap_or_default() };
+    let part = arguments.next().unwrap_or_default();
+    let device = match arguments.next().as_deref() {
+        None | Some("cpu") => Device::Cpu,
+        Some("cuda") => Device::new_cuda(0)?,
+        Some(other) => return Err(format!("`{other}` is neither cpu nor cuda").into()),
+    };
+    let timer = Timer { part, device: device.clone() };
     let mut stream = Seeds::new(1).stream(Axis::Test, &[]);
     println!("work,median_ms,min_ms,max_ms,peak_rss_mb");
     let (a, b) = (samples(512, 64, &mut stream)?, samples(64, 64, &mut stream)?);
+    let (a, b) = (on(&device, &a)?, on(&device, &b)?);
     timer.measure("spd_log 512x64x64 fwd+bwd", repeats, || gradient(&spd::log(&a)?.sqr()?.sum_all()?))?;
-    let cost = variable(&[64, 196, 196], || stream.uniform())?;
-    let weights = variable(&[64, 196, 196], || stream.uniform())?.detach();
+    let cost = on(&device, &variable(&[64, 196, 196], || stream.uniform())?)?;
+    let weights = on(&device, &variable(&[64, 196, 196], || stream.uniform())?)?.detach();
     let config = SinkhornConfig { eps: 0.1, iterations: 20 };
     timer.measure("sinkhorn 64x196x196 it20 fwd+bwd", repeats, || {
         gradient(&(sinkhorn(&cost, config)? * &weights)?.sum_all()?)
     })?;
     for n in [2401, 38416] {
         let (p, q) = (variable(&[1, n], || stream.normal().tanh())?, variable(&[1, n], || stream.normal().tanh())?);
+        let (p, q) = (on(&device, &p)?, on(&device, &q)?);
         timer.measure(&format!("cotap {n} fwd+bwd"), repeats, || gradient(&cotap(&p, &q, -0.2, 0.5)?.mean_all()?))?;
     }
     let x = Var::from_tensor(&a.narrow(0, 0, 64)?)?;
@@ -104,7 +120,7 @@ fn training(timer: &Timer, repeats: usize, stream: &mut Stream) -> Outcome {
     let (images, each) = (16, 6);
     let n = images * each;
     let (a, b) = (parts(n, 64, 64, stream)?, parts(n, 64, 64, stream)?);
-    let (a, b) = (Var::from_tensor(&a)?, Var::from_tensor(&b)?);
+    let (a, b) = (on(&timer.device, &a)?, on(&timer.device, &b)?);
     let metric = Metric::BuresWasserstein;
     timer.measure("prepare 2x96 d64 bw", repeats, || {
         std::hint::black_box((Prepared::new(metric, &a)?, Prepared::new(metric, &b)?));

@@ -2,7 +2,7 @@
 
 use super::device::{Device, Float, Launch, View, arguments};
 use super::flag::Flag;
-use super::spd::{Prepared, Room};
+use super::spd::{self, Batch, Prepared, Room};
 use crate::spd::Metric;
 use crate::{Error, Result};
 
@@ -14,6 +14,18 @@ pub(crate) struct Groups<'a> {
     pub(crate) allowed: &'a [u32],
 }
 
+/// Right matrices from which on the map to their sum is worth its price: about that of a distance.
+const MANY: usize = 16;
+
+/// What [`search`] found, `k` places a left matrix.
+pub(super) struct Found<D: Device> {
+    index: D::Buffer<u32>,
+    distances: D::Buffer<f64>,
+    /// How many distances of each left matrix were computed.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what the bounds are worth is for tests"))]
+    pub(super) looked: D::Buffer<u32>,
+}
+
 /// For every left matrix the `k` nearest right ones that it may be compared with, ascending, with their distances; see
 /// [`crate::spd::Prepared::nearest_in_groups`].
 ///
@@ -21,49 +33,16 @@ pub(crate) struct Groups<'a> {
 /// No convergence.
 pub(crate) fn nearest<D: Device>(
     device: &D,
-    (op, metric): (&'static str, Metric),
+    of: (&'static str, Metric),
     (a, b): (&Prepared<D>, &Prepared<D>),
     groups: &Groups,
     k: usize,
 ) -> Result<Vec<Vec<(usize, f64)>>> {
-    let (n, m, d) = (a.eigen.batch.n, b.eigen.batch.n, a.eigen.batch.d);
+    let (n, m) = (a.eigen.batch.n, b.eigen.batch.n);
     if n == 0 || m == 0 || k == 0 {
         return Ok(vec![Vec::new(); n]);
     }
-    let bounded = metric == Metric::BuresWasserstein;
-    let allowed = device.upload(groups.allowed)?;
-    let (bounds, polar) = (device.empty::<f64>(n * m)?, device.empty::<f64>(if bounded { n * d * d } else { 1 })?);
-    let (index, distances) = (device.empty::<u32>(n * k)?, device.empty::<f64>(n * k)?);
-    let flag = Flag::new(device, n)?;
-    let (word, details) = flag.views(device);
-    let (x, y) = (device.view(&a.images), device.view(&b.images));
-    let (of_a, of_b) = (device.view(&a.eigen.values), device.view(&b.eigen.values));
-    let (bounds, polar) = (device.view(&bounds), device.view(&polar));
-    let (places, found) = (device.view(&index), device.view(&distances));
-    let room = Room::new(device, n, d, 2, d + 32)?;
-    let (allowed, scratch) = (device.view(&allowed), room.scratch(device));
-    let bounded = usize::from(bounded);
-    let arguments = arguments![
-        x,
-        y,
-        of_a,
-        of_b,
-        allowed,
-        bounds,
-        polar,
-        places,
-        found,
-        word,
-        details,
-        scratch,
-        d,
-        m,
-        groups.size,
-        k,
-        bounded
-    ];
-    device.launch("spd_nearest", room.launch, arguments)?;
-    flag.check(device, op, ["a", "b"], n)?;
+    let Found { index, distances, .. } = search(device, of, (a, b), groups, k)?;
     let (index, distances) = (device.download(&index)?, device.download(&distances)?);
     let each = index.chunks_exact(k).zip(distances.chunks_exact(k));
     let there = |(index, distances): (&[u32], &[f64])| {
@@ -71,6 +50,76 @@ pub(crate) fn nearest<D: Device>(
         all.map(|(j, distance)| (*j as usize, *distance)).collect()
     };
     Ok(each.map(there).collect())
+}
+
+/// The matrices whose roots were prepared, and the root of their sum where there are many of them.
+fn squares<D: Device>(device: &D, op: &'static str, b: &Prepared<D>) -> Result<Two<D>> {
+    let Batch { n, d } = b.eigen.batch;
+    let squares = device.empty::<f64>(n * d * d)?;
+    let launch = Launch { blocks: n, threads: 256, shared: 0 };
+    device.launch("spd_square", launch, arguments![device.view(&b.images), device.view(&squares), d])?;
+    if n < MANY {
+        return Ok((squares, None));
+    }
+    let sum = device.empty::<f64>(d * d)?;
+    let launch = Launch { blocks: (d * d).div_ceil(256), threads: 256, shared: 0 };
+    device.launch("sum_pieces_f64", launch, arguments![device.view(&squares), device.view(&sum), d * d, n])?;
+    let middle = spd::prepare(device, op, "b", Metric::BuresWasserstein, device.view(&sum), Batch { n: 1, d })?;
+    Ok((squares, Some(middle)))
+}
+
+/// Matrices, and their sum with its root.
+type Two<D> = (<D as Device>::Buffer<f64>, Option<Prepared<D>>);
+
+/// Starts the search of [`nearest`], and refuses what it refused.
+///
+/// # Errors
+/// As [`nearest`].
+pub(super) fn search<D: Device>(
+    device: &D,
+    (op, metric): (&'static str, Metric),
+    (a, b): (&Prepared<D>, &Prepared<D>),
+    groups: &Groups,
+    k: usize,
+) -> Result<Found<D>> {
+    let (n, m, d) = (a.eigen.batch.n, b.eigen.batch.n, a.eigen.batch.d);
+    let bounded = metric == Metric::BuresWasserstein;
+    let known = bounded.then(|| squares(device, op, b)).transpose()?;
+    let middle = known.as_ref().and_then(|(_, middle)| middle.as_ref());
+    let (middle, known) =
+        (middle.map(|middle| device.view(&middle.images)), known.as_ref().map(|(all, _)| device.view(all)));
+    let allowed = device.upload(groups.allowed)?;
+    let (bounds, maps) = (device.empty::<f64>(n * m)?, device.empty::<f64>(if bounded { n * d * d } else { 1 })?);
+    let (index, distances) = (device.empty::<u32>(n * k)?, device.empty::<f64>(n * k)?);
+    let looked = device.empty::<u32>(n)?;
+    let flag = Flag::new(device, n)?;
+    let (word, details) = flag.views(device);
+    let room = Room::new(device, n, d, 2, d + 32)?;
+    let arguments = arguments![
+        device.view(&a.images),
+        device.view(&b.images),
+        known.unwrap_or(View::none()),
+        middle.unwrap_or(View::none()),
+        device.view(&a.eigen.values),
+        device.view(&b.eigen.values),
+        device.view(&allowed),
+        device.view(&bounds),
+        device.view(&maps),
+        device.view(&index),
+        device.view(&distances),
+        device.view(&looked),
+        word,
+        details,
+        room.scratch(device),
+        d,
+        m,
+        groups.size,
+        k,
+        usize::from(bounded)
+    ];
+    device.launch("spd_nearest", room.launch, arguments)?;
+    flag.check(device, op, ["a", "b"], n)?;
+    Ok(Found { index, distances, looked })
 }
 
 /// For each of the `n` rows of `a` the nearest row of `b` with another label; none where there is none.

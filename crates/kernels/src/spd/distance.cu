@@ -148,16 +148,81 @@ __device__ inline u32 first_least(const double *numbers, u32 count, double &leas
 // Margin for rounding in the comparison of bounds with distances.
 #define SLACK 1e-8
 
+// The squares of symmetric matrices, one block a matrix.
+extern "C" __global__ void spd_square(const double *roots, double *squares, u32 d) {
+    const double *root = roots + (u64)blockIdx.x * d * d;
+    double *square = squares + (u64)blockIdx.x * d * d;
+    for (u32 at = threadIdx.x; at < d * d; at += blockDim.x) {
+        u32 i = at / d, j = at % d;
+        double sum = 0.0;
+        for (u32 l = 0; l < d; l++) sum += root[l * d + i] * root[l * d + j];
+        square[at] = sum;
+    }
+}
+
+// Shares of rounding errors in the bounds below: of orthogonal rows, of a sum of traces, of an inner product of two matrices,
+// and of a product with a root, which its condition number magnifies. Each is generous.
+#define ROWS_ROUNDING 1e-11
+#define SUM_ROUNDING 1e-12
+#define INNER_ROUNDING 4e-13
+#define ROOT_ROUNDING 1e-13
+
+// Raises the bounds of the distances from A to all that lie below `worst`, by Kantorovich duality as in mining.rs: any positive
+// definite P gives δ² ≥ tr A + tr B - 2 √(tr A P⁻¹ · tr B P). `bw_pair` has left the singular values s_k and right singular
+// vectors r_k of C½ A½ in `memory`; P = Σ (A½ r_k)(A½ r_k)ᵀ / s_k is the map from C to A, whatever C is, and tr A P⁻¹ = Σ s_k.
+// `squares` are the matrices themselves, `p` has room for P.
+__device__ inline void tighten(const double *root, const double *squares, const double *spectrum, const double *spectra,
+                               double *p, Room memory, double *bounds, double worst, u32 d, u32 m) {
+    u32 stride = d | 1, size = d * d, lane = threadIdx.x % 32;
+    double *w = memory.first, *r = memory.second, *lengths = memory.rest, *room = lengths + d;
+    double length = 0.0, least = INFINITE, trace = 0.0;
+    for (u32 k = threadIdx.x; k < d; k += blockDim.x) {
+        length += lengths[k], trace += spectrum[k];
+        least = fmin(least, lengths[k]);
+    }
+    length = block_sum(length, room), trace = block_sum(trace, room), least = -block_max(-least, room);
+    if (!(least > 0.0)) return;
+    length *= 1.0 + ROWS_ROUNDING + ROOT_ROUNDING * sqrt(spectrum[d - 1] / spectrum[0]);
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+        u32 k = at / d, j = at % d;
+        double sum = 0.0;
+        for (u32 i = 0; i < d; i++) sum += r[k * stride + i] * root[i * d + j];
+        w[k * stride + j] = sum / sqrt(lengths[k]);
+    }
+    __syncthreads();
+    double stretch = 0.0;
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+        u32 i = at / d, j = at % d;
+        double sum = 0.0;
+        for (u32 k = 0; k < d; k++) sum += w[k * stride + i] * w[k * stride + j];
+        p[at] = sum;
+        if (i == j) stretch += sum;
+    }
+    stretch = block_sum(stretch, room);
+    for (u32 j = threadIdx.x / 32; j < m; j += blockDim.x / 32) {
+        if (bounds[j] == INFINITE || bounds[j] > worst * (1.0 + SLACK)) continue;
+        double inner = 0.0, other = 0.0;
+        for (u32 at = lane; at < size; at += 32) inner += squares[(u64)j * size + at] * p[at];
+        for (u32 k = lane; k < d; k += 32) other += spectra[(u64)j * d + k];
+        inner = warp_sum(inner), other = warp_sum(other);
+        inner = fmax(inner, 0.0) + INNER_ROUNDING * other * stretch;
+        double both = (trace + other) * (1.0 - SUM_ROUNDING), square = both - 2.0 * sqrt(length * inner);
+        if (lane == 0 && square > 0.0) bounds[j] = fmax(bounds[j], sqrt(square));
+    }
+    __syncthreads();
+}
+
 // For each matrix of `a` the `k` nearest of the `m` of `b` whose group it may be compared with, ascending, the lower index
 // first of equal ones; `m` stands for nobody. One block a matrix. Groups are `size` consecutive matrices.
 //
 // A log-Euclidean distance is computed at once. A Bures-Wasserstein distance is at least H/√2 with H = ‖A½ - B½‖, and at least
 // √Σ(√λ_i(A) - √λ_i(B))² over the ordered eigenvalues; pairs are looked at from the least bound on, as long as it lies below
-// the distance that was found.
-extern "C" __global__ void spd_nearest(const double *a, const double *b, const double *spectra_a, const double *spectra_b,
-                                       const u32 *allowed, double *bounds, double *polar, u32 *index, double *distances,
-                                       u64 *flag, double *details, double *scratch, u32 d, u32 m, u32 size, u32 k,
-                                       u32 bounded) {
+// the distance that was found. Each pair that was looked at raises the bounds of the others by its map, and so does the map to
+// the sum of all of `b`, whose root `middle` is, before the first. `looked` counts the pairs of each matrix.
+extern "C" __global__ void spd_nearest(const double *a, const double *b, const double *squares, const double *middle,
+                                       const double *spectra_a, const double *spectra_b, const u32 *allowed, double *bounds,
+                                       double *polar, u32 *index, double *distances, u32 *looked, u64 *flag, double *details,
+                                       double *scratch, u32 d, u32 m, u32 size, u32 k, u32 bounded) {
     SHARED_MEMORY(memory);
     Room matrices(memory, scratch, d);
     u32 numbers = d * d, lane = threadIdx.x % 32, groups = m / size;
@@ -180,12 +245,19 @@ extern "C" __global__ void spd_nearest(const double *a, const double *b, const d
     }
     for (u32 place = threadIdx.x; place < k; place += blockDim.x) index[place] = m, distances[place] = INFINITE;
     __syncthreads();
-    for (;;) {
+    const double *spectrum = spectra_a + (u64)blockIdx.x * d;
+    double *map = polar + (u64)blockIdx.x * numbers;
+    if (middle && bw_pair(x, middle, map, matrices, d) > 0.0)
+        tighten(x, squares, spectrum, spectra_b, map, matrices, bounds, INFINITE, d, m);
+    for (u32 count = 0;; count++) {
         double bound;
         u32 j = first_least(bounds, m, bound, room);
-        if (j == m || bound > distances[k - 1] * (1.0 + SLACK)) return;
+        if (j == m || bound > distances[k - 1] * (1.0 + SLACK)) {
+            if (threadIdx.x == 0) looked[blockIdx.x] = count;
+            return;
+        }
         double distance = bound;
-        if (bounded) distance = bw_pair(x, b + (u64)j * numbers, polar + (u64)blockIdx.x * numbers, matrices, d);
+        if (bounded) distance = bw_pair(x, b + (u64)j * numbers, map, matrices, d);
         if (threadIdx.x == 0) {
             if (distance < 0.0) refuse(flag, details, blockIdx.x, NO_CONVERGENCE, SWEEPS);
             bounds[j] = INFINITE;
@@ -197,6 +269,8 @@ extern "C" __global__ void spd_nearest(const double *a, const double *b, const d
             if (place < k) index[place] = j, distances[place] = distance;
         }
         __syncthreads();
+        if (bounded && distance > 0.0)
+            tighten(x, squares, spectrum, spectra_b, map, matrices, bounds, distances[k - 1], d, m);
     }
 }
 

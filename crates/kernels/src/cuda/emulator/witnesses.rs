@@ -230,6 +230,44 @@ fn nearest_matrices_of_other_groups() {
     }
 }
 
+/// Bounds by maps leave few distances to compute where groups differ by more than their members, and find the same.
+#[test]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
+fn few_distances_are_computed() {
+    let mut stream = Seeds::new(39).stream(Axis::Test, &[]);
+    let (groups, size, d) = (8, 3, 8);
+    let n = groups * size;
+    let side = |stream: &mut Stream| -> Vec<f64> {
+        (0..groups)
+            .flat_map(|_| {
+                let centre = matrices(1, d, 1.0, stream);
+                let one = |stream: &mut Stream| -> Vec<f64> {
+                    let own = matrices(1, d, 1.0, stream);
+                    centre.iter().zip(own).map(|(c, o)| c + 0.05 * o).collect()
+                };
+                (0..size).flat_map(|_| one(stream)).collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let (a, b) = (side(&mut stream), side(&mut stream));
+    let metric = Metric::BuresWasserstein;
+    let may = |i: usize, j: usize| i != j;
+    let allowed: Vec<u32> = (0..groups * groups).map(|at| u32::from(may(at / groups, at % groups))).collect();
+    let host = [&a, &b].map(|values| crate::spd::Prepared::new(metric, &variable(values, &[n, d, d])).unwrap());
+    let want = host[0].nearest_in_groups(&host[1], size, 1, may).unwrap();
+    let memory = [&a, &b].map(|values| EMULATOR.upload(values).unwrap());
+    let prepared = [0, 1]
+        .map(|at| spd::prepare(&EMULATOR, "op", "a", metric, EMULATOR.view(&memory[at]), spd::Batch { n, d }).unwrap());
+    let groups = mining::Groups { size, allowed: &allowed };
+    let sides = (&prepared[0], &prepared[1]);
+    let got = mining::nearest(&EMULATOR, ("op", metric), sides, &groups, 1).unwrap();
+    let index = |found: &[Vec<(usize, f64)>]| found.iter().map(|found| found[0].0).collect::<Vec<_>>();
+    assert_eq!(index(&got), index(&want));
+    let found = mining::search(&EMULATOR, ("op", metric), sides, &groups, 1).unwrap();
+    let looked: u32 = EMULATOR.download(&found.looked).unwrap().iter().sum();
+    assert!((n..=5 * n).contains(&(looked as usize)), "{looked} distances for {n} matrices with 21 candidates each");
+}
+
 #[test]
 #[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn nearest_rows_with_another_label() {
