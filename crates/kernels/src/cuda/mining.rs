@@ -86,8 +86,9 @@ pub(super) fn search<D: Device>(
     let bounded = metric == Metric::BuresWasserstein;
     let known = bounded.then(|| squares(device, op, b)).transpose()?;
     let middle = known.as_ref().and_then(|(_, middle)| middle.as_ref());
-    let (middle, known) =
-        (middle.map(|middle| device.view(&middle.images)), known.as_ref().map(|(all, _)| device.view(all)));
+    let [middle, middle_vectors, middle_values] = middle.map_or([View::none(); 3], |middle| middle.views(device));
+    let known = known.as_ref().map_or(View::none(), |(all, _)| device.view(all));
+    let ([x, vectors_x, values_x], [y, vectors_y, values_y]) = (a.views(device), b.views(device));
     let allowed = device.upload(groups.allowed)?;
     let (bounds, maps) = (device.empty::<f64>(n * m)?, device.empty::<f64>(if bounded { n * d * d } else { 1 })?);
     let (index, distances) = (device.empty::<u32>(n * k)?, device.empty::<f64>(n * k)?);
@@ -96,12 +97,16 @@ pub(super) fn search<D: Device>(
     let (word, details) = flag.views(device);
     let room = Room::new(device, n, d, 2, d + 32)?;
     let arguments = arguments![
-        device.view(&a.images),
-        device.view(&b.images),
-        known.unwrap_or(View::none()),
-        middle.unwrap_or(View::none()),
-        device.view(&a.eigen.values),
-        device.view(&b.eigen.values),
+        x,
+        vectors_x,
+        values_x,
+        y,
+        vectors_y,
+        values_y,
+        known,
+        middle,
+        middle_vectors,
+        middle_values,
         device.view(&allowed),
         device.view(&bounds),
         device.view(&maps),

@@ -88,13 +88,17 @@ impl<D: Device> Distances<D> {
         let (word, details) = flag.views(device);
         let d = batch.d;
         let room = Room::new(device, count, d, 2, d + 32)?;
-        let (x, y) = (device.view(&a.images), device.view(&b.images));
+        let ([x, vectors_x, values_x], [y, vectors_y, values_y]) = (a.views(device), b.views(device));
         let (left, right, kept) = (device.view(&self.left), device.view(&self.right), device.view(&self.kept));
         let out = device.view(out);
         let kernel = T::version("bw_distance_f32", "bw_distance_f64");
         let arguments = arguments![
             x,
+            vectors_x,
+            values_x,
             y,
+            vectors_y,
+            values_y,
             left,
             right,
             device.view(&polar),

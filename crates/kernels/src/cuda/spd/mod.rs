@@ -188,6 +188,13 @@ pub(crate) struct Prepared<D: Device> {
     pub(crate) images: D::Buffer<f64>,
 }
 
+impl<D: Device> Prepared<D> {
+    /// Images, eigenvectors and eigenvalues.
+    pub(crate) fn views(&self, device: &D) -> [View<f64>; 3] {
+        [device.view(&self.images), device.view(&self.eigen.vectors), device.view(&self.eigen.values)]
+    }
+}
+
 /// Prepares the matrices `a`, the argument `name`, for distances.
 ///
 /// # Errors
