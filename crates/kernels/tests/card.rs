@@ -157,12 +157,16 @@ fn trained(dtype: DType, device: &Device) -> Vec<f64> {
             let terms = params.iter().zip(&gradients).skip(usize::from(step == 1));
             let terms = terms.map(|(p, g)| (p.var.as_tensor() * g).unwrap().sum_all().unwrap());
             let grads = terms.reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap();
-            let norm = gradient_norm(&params, &grads).unwrap();
-            left.push(norm);
-            let scale = clip_scale(norm, 5.0).unwrap();
+            let known = gradient_norm(&params, &grads).unwrap();
+            let most = [Some(5.0), None][usize::from(step == 2)];
+            let norm = match which {
+                0 => adam.step_clipped(&grads, 0.01, most).unwrap(),
+                _ => descent.step_clipped(&grads, 0.01, most).unwrap(),
+            };
+            left.extend([known, norm.value().unwrap()]);
             match which {
-                0 => adam.step_scaled(&grads, 0.01, scale).unwrap(),
-                _ => descent.step_scaled(&grads, 0.01, scale).unwrap(),
+                0 => adam.step_scaled(&grads, 0.01, clip_scale(known, 5.0).unwrap()).unwrap(),
+                _ => descent.step_scaled(&grads, 0.01, clip_scale(known, 5.0).unwrap()).unwrap(),
             }
             average.update(&named(), 0.9).unwrap();
         }
@@ -181,5 +185,25 @@ fn optimisers() {
         let (got, want) = (trained(dtype, &card), trained(dtype, &Device::Cpu));
         assert_close(&format!("{dtype:?}"), &got, &want, want.len(), bar);
         assert!(got == trained(dtype, &card), "{dtype:?} gives other bits the second time");
+    }
+}
+
+/// Gradients that are not finite change neither parameters nor state, on the card as on the CPU.
+#[test]
+fn divergence() {
+    let Some(card) = card() else { return };
+    for bad in [f32::NAN, f32::INFINITY] {
+        let start = Tensor::from_vec(vec![1.0f32, 2.0, 3.0], 3, &card).unwrap();
+        let params = vec![Parameter::new("p", Var::from_tensor(&start).unwrap())];
+        let g = Tensor::from_vec(vec![1.0f32, bad, 1.0], 3, &card).unwrap();
+        let grads = (params[0].var.as_tensor() * g).unwrap().sum_all().unwrap().backward().unwrap();
+        let mut adam = AdamW::new(params.clone(), AdamWConfig::default()).unwrap();
+        let config = SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 0.01, nesterov: true };
+        let mut descent = Sgd::new(params.clone(), config).unwrap();
+        assert!(!adam.step_clipped(&grads, 0.1, Some(1.0)).unwrap().value().unwrap().is_finite());
+        assert!(!descent.step_clipped(&grads, 0.1, None).unwrap().value().unwrap().is_finite());
+        assert_eq!(values(&params[0].var), [1.0, 2.0, 3.0]);
+        let states = adam.state().into_iter().chain(descent.state()).filter(|(name, _)| !name.contains("step"));
+        assert!(states.into_iter().all(|(_, state)| values(&state) == [0.0; 3]));
     }
 }

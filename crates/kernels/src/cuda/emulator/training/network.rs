@@ -5,6 +5,7 @@ use random::{Axis, Seeds};
 use testkit::tolerance::{TRAINED_BF16, TRAINED_F32, TRAINED_F64};
 
 use super::super::tests::in_every_order;
+use super::optimisers::norm_and_factor;
 use super::*;
 use crate::Result;
 use crate::cuda::train::Maps;
@@ -220,8 +221,8 @@ where
             Slot { first, second, copy, shrink, rate, root, ..Slot::new(self.param(k), *gradient) }
         };
         let slots: Vec<Slot<T::Sum>> = views.iter().enumerate().map(slot).collect();
-        let table = Table::new(self.device, &slots)?;
-        let factor = table.factor(self.device, MOST)?;
+        let table = Table::new(self.device, &slots, 1.0, &mut None)?;
+        let factor = norm_and_factor(self.device, &table, MOST)?;
         let factor = self.device.view(&factor).from(1);
         match optimiser {
             Optimiser::AdamW => table.adamw(self.device, factor, Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 }),
