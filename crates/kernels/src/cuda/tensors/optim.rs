@@ -68,7 +68,7 @@ impl std::fmt::Debug for Kept {
 }
 
 /// Numbers of a tensor that are changed, or read, where they lie.
-fn in_place<T: Element>(op: &'static str, tensor: &Tensor) -> Result<Source<T>> {
+pub(super) fn in_place<T: Element>(op: &'static str, tensor: &Tensor) -> Result<Source<T>> {
     if !tensor.is_contiguous() {
         return Err(Error::Device { op, reason: "a parameter or its state is not contiguous".into() });
     }
