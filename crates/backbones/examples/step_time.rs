@@ -1,45 +1,70 @@
 //! Time of a forward pass and of a training step (forward, backward, AdamW) of an architecture, as CSV:
-//! `cargo run -p backbones --example step_time -- ARCH BATCH PIXELS STEPS`.
+//! `cargo run -p backbones --example step_time -- ARCH BATCH PIXELS STEPS [cpu|cuda [float32|bfloat16]]`.
 #![expect(clippy::print_stdout, reason = "the times are what it is for")]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
 use std::time::Instant;
 
-use backbones::{Backbone, BackboneConfig, BatchStatistics, BlockKind, ParameterStore, ResnetConfig, TimmConfig};
+use backbones::{
+    Backbone, BackboneConfig, BatchStatistics, BlockKind, ParameterStore, Precision, ResnetConfig, TimmConfig,
+};
 use candle_core::{DType, Device, Tensor};
 use kernels::optim::{AdamW, AdamWConfig};
 use random::{Axis, Seeds};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-const USAGE: &str = "usage: step_time ARCH BATCH PIXELS STEPS (ARCH: a name of timm, or `narrow`)";
+const USAGE: &str =
+    "usage: step_time ARCH BATCH PIXELS STEPS [cpu|cuda [float32|bfloat16]] (ARCH: a name of timm, or `narrow`)";
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [arch, batch, pixels, steps] = arguments.as_slice() else { return Err(USAGE.into()) };
+    let [arch, batch, pixels, steps, more @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
     let (batch, pixels, steps): (usize, usize, usize) = (batch.parse()?, pixels.parse()?, steps.parse()?);
+    let (device, precision) = place(more)?;
     let config = config_of(arch, pixels);
     let seeds = Seeds::new(1);
-    let store = ParameterStore::new(seeds, DType::F32, &Device::Cpu);
-    let backbone = Backbone::new(&config, store.var_builder())?;
+    let store = ParameterStore::new(seeds, DType::F32, &device);
+    let mut backbone = Backbone::new(&config, store.var_builder())?;
+    backbone.set_precision(precision)?;
     let mut optimiser = AdamW::new(store.parameters(), AdamWConfig::default())?;
     let mut stream = seeds.stream(Axis::Test, &[]);
     let values: Vec<f32> = (0..batch * 3 * pixels * pixels).map(|_| stream.normal() as f32).collect();
-    let x = Tensor::from_vec(values, (batch, 3, pixels, pixels), &Device::Cpu)?;
+    let x = Tensor::from_vec(values, (batch, 3, pixels, pixels), &device)?;
 
     println!("work,median_ms,min_ms,max_ms,peak_rss_mb");
     // A pass that nobody differentiates keeps no graph: detached parameters.
     let tensors = store.tensors().into_iter().collect();
-    let plain = Backbone::new(&config, candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))?;
+    let mut plain = Backbone::new(&config, candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &device))?;
+    plain.set_precision(precision)?;
     measure(&format!("{arch} b{batch} {pixels} forward"), steps, || {
         plain.forward_t(&x, BatchStatistics::TrainFrozen)?;
-        Ok(())
+        Ok(device.synchronize()?)
     })?;
     measure(&format!("{arch} b{batch} {pixels} train step"), steps, || {
         let grads = backbone.forward_t(&x, BatchStatistics::Train)?.sqr()?.mean_all()?.backward()?;
         optimiser.step(&grads, 1e-3)?;
-        Ok(())
+        Ok(device.synchronize()?)
     })
+}
+
+/// The device and precision that the last arguments name.
+fn place(arguments: &[String]) -> Outcome<(Device, Precision)> {
+    let names: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (device, precision) = match names[..] {
+        [] => ("cpu", "float32"),
+        [device] => (device, "float32"),
+        [device, precision] => (device, precision),
+        _ => return Err(USAGE.into()),
+    };
+    let device = match device {
+        "cpu" => Device::Cpu,
+        "cuda" => Device::new_cuda(0)?,
+        _ => return Err(USAGE.into()),
+    };
+    let all = [Precision::Float32, Precision::BFloat16];
+    let precision = all.into_iter().find(|known| known.to_string() == precision).ok_or(USAGE)?;
+    Ok((device, precision))
 }
 
 fn config_of(arch: &str, pixels: usize) -> BackboneConfig {
