@@ -70,7 +70,7 @@ impl Flow {
             if x.device().is_cuda() {
                 return Ok(Self::of_candle(crate::cuda::tensors::masked(OP, x, &mask.detach())?));
             }
-            return Ok(Self::of_candle(x.broadcast_mul(&mask.detach())?));
+            return Ok(Self::of_candle(x.broadcast_mul(&mask.detach().to_dtype(x.dtype())?)?));
         }
         apply2(Masked, [Arg::Flow(self), Arg::Parameter(&mask.detach())])
     }

@@ -74,7 +74,8 @@ template <class T> __device__ inline Sum<T> passed(const T *g, const T *y, u64 a
     return !relu || wide(y[at]) > Sum<T>(0) ? wide(g[at]) : Sum<T>(0);
 }
 
-// Sums of g and of g (x - mean) over each piece, [pieces, 2, channels]. Without x the first one alone, [pieces, channels].
+// Sums of g and of g (x - mean) over each piece, [pieces, 2, channels]; no mean is 0. Without x the first one alone,
+// [pieces, channels].
 template <class T>
 __device__ inline void norm_sums(const T *x, const T *y, const T *g, const Sum<T> *mean, Sum<T> *parts, u32 channels, u32 map,
                                  u32 all, u32 length, u32 relu) {
@@ -83,7 +84,7 @@ __device__ inline void norm_sums(const T *x, const T *y, const T *g, const Sum<T
     S *room = (S *)memory;
     Channels at{channels, map};
     Piece piece(channels, all, length);
-    S sum = S(0), product = S(0), centre = x ? mean[piece.channel] : S(0);
+    S sum = S(0), product = S(0), centre = mean ? mean[piece.channel] : S(0);
     for (u32 n = piece.from + threadIdx.x; n < piece.to; n += blockDim.x) {
         u64 place = at.place(piece.channel, n);
         S own = passed(g, y, place, relu);

@@ -127,8 +127,7 @@ pub(crate) fn scaled_residual_gradient<D: Device, T: Stored>(
     maps: Maps,
 ) -> Result<Two<D, T, T::Sum>> {
     let gx = scaled_residual(device, op, (None, g), scale, maps)?;
-    let zeros = device.upload(&vec![T::Sum::default(); maps.channels])?;
-    let sums = maps.sums(device, g, Some((x, device.view(&zeros))), None)?;
+    let sums = maps.sums(device, g, Some((x, View::none())), None)?;
     let of_scale = copied(device, device.view(&sums).from(maps.channels))?;
     Ok((gx, of_scale))
 }

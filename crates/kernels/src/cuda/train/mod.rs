@@ -96,8 +96,8 @@ impl Maps {
         self.batch * self.map
     }
 
-    /// Sums over each channel: of `g`, and where `x` and `mean` are given of `g (x − mean)`, `[2, channels]`; with `y`, `g`
-    /// counts where that is above 0 alone.
+    /// Sums over each channel: of `g`, and where `x` and `mean` are given of `g (x − mean)`, `[2, channels]`; a mean of
+    /// [`View::none`] is 0. With `y`, `g` counts where that is above 0 alone.
     fn sums<D: Device, T: Stored>(
         self,
         device: &D,
