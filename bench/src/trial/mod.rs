@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod evaluate;
+mod failure;
 mod images;
 mod model;
 mod optimizer;
@@ -12,7 +13,7 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, Read, Write};
 
 use records::event::Outcome;
-use records::{Event, Stage, Status};
+use records::{Event, Stage};
 
 use crate::error::exit;
 use crate::files;
@@ -20,34 +21,8 @@ use crate::run::child::Order;
 use crate::run::directory::RunDirectory;
 use crate::talk::tell;
 
+pub(crate) use failure::Failure;
 pub(crate) use model::Network;
-
-/// Why a trial could not be carried out; becomes its record's status.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    stage: Stage,
-    pub(crate) message: String,
-    diverged_at: Option<u64>,
-}
-
-impl Failure {
-    /// Something went wrong in `stage`.
-    pub(crate) fn at(stage: Stage, message: impl std::fmt::Display) -> Self {
-        Self { stage, message: message.to_string(), diverged_at: None }
-    }
-
-    /// `what` was not finite at `step`.
-    pub(crate) fn diverged(step: u64, what: impl std::fmt::Display) -> Self {
-        Self { stage: Stage::Train, message: what.to_string(), diverged_at: Some(step) }
-    }
-
-    fn into_status(self) -> Status {
-        match self.diverged_at {
-            Some(step) => Status::Diverged { step, what: self.message },
-            None => Status::Failed { stage: self.stage, message: self.message },
-        }
-    }
-}
 
 /// Where a trial's events go.
 pub(crate) struct Teller(std::io::Stdout);

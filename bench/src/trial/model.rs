@@ -12,6 +12,7 @@ use random::Seeds;
 use records::{Digest, Stage};
 
 use super::Failure;
+use super::failure::Cause;
 use crate::plan::{Trial, TrialWeights};
 
 /// Parameters whose names begin so serve training alone.
@@ -30,7 +31,7 @@ impl Network {
     pub(crate) fn new(trial: &Trial, classes: usize, device: &Device) -> Result<Self, Failure> {
         let store = ParameterStore::new(Seeds::new(trial.seed), DType::F32, device);
         let vb = store.var_builder();
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
         let backbone =
             Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(|e| failed(&e))?;
         let method = Method::new(&trial.method_config, backbone.channels(), classes, vb).map_err(|e| failed(&e))?;
@@ -63,7 +64,7 @@ impl Network {
 impl TrialWeights {
     /// The file, if it still is the one that the trial was planned with.
     fn read(&self) -> Result<Weights, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
         let path = self.path.display();
         let bytes = std::fs::read(&self.path).map_err(|e| failed(&format!("cannot read {path}: {e}")))?;
         let found = Digest::of(&bytes);
@@ -89,7 +90,7 @@ impl AveragedNetwork {
         let Some(base_decay) = trial.method_config.teacher_decay() else {
             return Ok(None);
         };
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
         let average = Ema::new(&network.store.tensors()).map_err(|e| failed(&e))?;
         // The builder hands out the averages themselves, so the two networks below follow every update.
         let vb = VarBuilder::from_tensors(average.tensors().into_iter().collect(), DType::F32, device);
@@ -102,7 +103,7 @@ impl AveragedNetwork {
     /// The teacher's tokens of some images. It sees them with the statistics of its own batch and changes none of
     /// its running ones.
     pub(crate) fn tokens(&self, images: &Tensor) -> Result<Tensor, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
         let map = self.backbone.forward_t(images, BatchStatistics::TrainFrozen).map_err(|e| failed(&e))?;
         self.teacher.tokens(&map.detach()).map_err(|e| failed(&e))
     }

@@ -15,12 +15,14 @@ use records::{Best, Cost, Digest, Event, FileRef, Stage, Status, predictions};
 
 use super::checkpoint::{self, Progress};
 use super::evaluate::{Evaluation, evaluate};
+use super::failure::Cause;
 use super::images::Images;
 use super::model::{AveragedNetwork, Network};
 use super::optimizer::Optimizer;
 use super::sums::Sums;
 use super::{Failure, Teller};
 use crate::clock::Stopwatch;
+use crate::device::{Place, memory};
 use crate::files;
 use crate::host;
 use crate::plan::Trial;
@@ -36,10 +38,7 @@ const MODEL: &str = "model.";
 /// Carries a trial out.
 pub(crate) fn carry_out(trial: &Trial, run: &RunDirectory, device: &str, teller: &Teller) -> Result<Outcome, Failure> {
     let clock = Stopwatch::start();
-    let device = match device {
-        "cpu" => Device::Cpu,
-        other => return Err(Failure::at(Stage::Start, format!("device `{other}` is not part of this build"))),
-    };
+    let device = opened(device)?;
     teller.stage(Stage::Data);
     let data = Images::read(trial, run, teller)?;
     teller.stage(Stage::Model);
@@ -66,6 +65,15 @@ pub(crate) fn carry_out(trial: &Trial, run: &RunDirectory, device: &str, teller:
     finish(trial, run, &data, training, evaluation, resumed_at_step, clock)
 }
 
+/// The device of the order, with memory that it keeps from step to step.
+fn opened(name: &str) -> Result<Device, Failure> {
+    let failed = |e: &dyn Cause| Failure::at(Stage::Start, e);
+    let place = Place::named(name).ok_or_else(|| failed(&format!("there is no device `{name}`")))?;
+    let device = place.open().map_err(|e| failed(&e))?;
+    memory::keep(&device).map_err(|e| failed(&e))?;
+    Ok(device)
+}
+
 /// Writes the predictions and sums the trial up.
 fn finish(
     trial: &Trial,
@@ -82,6 +90,7 @@ fn finish(
     files::write_atomically(&path, text.as_bytes())
         .map_err(|e| Failure::at(Stage::Write, format!("cannot write {}: {e}", path.display())))?;
     let (params, params_train_only) = training.network.count();
+    let peak_device_memory_mb = memory::peak_mb(&training.device).map_err(|e| Failure::at(Stage::Evaluate, e))?;
     Ok(Outcome {
         status: Status::Done,
         scores: Some(evaluation.scores),
@@ -94,6 +103,7 @@ fn finish(
             step_ms: median(&training.step_ms),
             images_per_s: training.images as f64 / training.epoch_seconds.max(f64::MIN_POSITIVE),
             peak_memory_mb: host::peak_memory_mb().unwrap_or(0.0),
+            peak_device_memory_mb,
             seconds: clock.seconds(),
             resumed_at_step,
         }),
@@ -173,10 +183,10 @@ impl<'a> Training<'a> {
 
     /// Goes on from the checkpoint, if there is one.
     fn resume(&mut self) -> Result<(), Failure> {
-        let Some((progress, tensors)) = checkpoint::load(&self.checkpoint, &self.trial.id, &self.device)? else {
+        let Some((progress, tensors)) = checkpoint::load(&self.checkpoint, &self.trial.id)? else {
             return Ok(());
         };
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
         let model: BTreeMap<String, Tensor> = tensors
             .iter()
             .filter_map(|(name, tensor)| Some((name.strip_prefix(MODEL)?.to_owned(), tensor.clone())))
@@ -261,10 +271,10 @@ impl<'a> Training<'a> {
         Ok(Loader::new(Arc::clone(&self.data.train), batches, plan, None))
     }
 
-    /// One step; the norm of its gradient comes back with the loss.
+    /// One step; the norm of its gradient comes back with the loss, when the device is done with all of it.
     fn step(&mut self, batch: ViewBatch, rate: f64) -> Result<(LossOut, f64), Failure> {
         let step = self.progress.step + 1;
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
         let out = self.loss(batch, step)?;
         let loss = out.total.to_dtype(candle_core::DType::F64).and_then(|t| t.to_scalar::<f64>());
         if !loss.map_err(|e| failed(&e))?.is_finite() {
@@ -282,11 +292,12 @@ impl<'a> Training<'a> {
         if let Some(averaged) = &mut self.teacher {
             averaged.update(&self.network, step, self.total_steps)?;
         }
+        self.device.synchronize().map_err(|e| failed(&e))?;
         Ok((out, norm))
     }
 
     fn loss(&self, batch: ViewBatch, step: u64) -> Result<LossOut, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
         let (count, size) = (batch.labels.len(), self.trial.protocol.input_size);
         let images = |views: Vec<f32>| Tensor::from_vec(views, (count, 3, size, size), &self.device);
         let anchor = images(batch.anchor).map_err(|e| failed(&e))?;
