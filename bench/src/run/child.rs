@@ -198,3 +198,33 @@ fn last_words(path: &Path) -> String {
     let last: String = text.chars().skip(count - LAST_WORDS).collect();
     format!("{first} […] {last}")
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn status(words: &str, oom: bool) -> Status {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stderr.log");
+        fs::write(&path, words).unwrap();
+        // A panic's exit code.
+        fault(Stage::Train, ExitStatus::from_raw(101 << 8), oom, &path)
+    }
+
+    #[test]
+    fn a_child_that_died_for_lack_of_memory_is_told_apart_by_its_last_words() {
+        let panic = "thread 'main' panicked at src/lib.rs:7:9:\nmemory for a copy: DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        for words in [panic, "memory allocation of 8589934592 bytes failed", "CUBLAS_STATUS_ALLOC_FAILED"] {
+            let status = status(words, false);
+            assert!(matches!(&status, Status::OutOfMemory { message } if message.contains(words)), "{status:?}");
+        }
+        assert!(matches!(status("", true), Status::OutOfMemory { .. }));
+        for words in
+            ["", "thread 'main' panicked: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")"]
+        {
+            let status = status(words, false);
+            assert!(matches!(status, Status::Failed { stage: Stage::Train, .. }), "{status:?}");
+        }
+    }
+}

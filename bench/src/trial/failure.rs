@@ -107,3 +107,64 @@ impl Cause for backbones::Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODE: &str = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str);
+
+    fn driver(text: &'static str) -> candle_core::Error {
+        candle_core::Error::Cuda(Box::new(Said(text)))
+    }
+
+    fn is_out_of_memory(cause: impl Cause) -> bool {
+        matches!(Failure::at(Stage::Train, cause).into_status(), Status::OutOfMemory { .. })
+    }
+
+    /// Every way by which an error of the driver reaches a trial.
+    fn ways(text: &'static str) -> Vec<Box<dyn Cause>> {
+        let in_kernel = || kernels::Error::Tensor(driver(text));
+        let refused = || kernels::Error::Device { op: "spd_log", reason: text.to_owned() };
+        vec![
+            Box::new(driver(text)),
+            Box::new(in_kernel()),
+            Box::new(refused()),
+            Box::new(candle_core::Error::from(refused())),
+            Box::new(losses::LossError::Kernel(in_kernel())),
+            Box::new(losses::LossError::Kernel(refused())),
+            Box::new(losses::LossError::Tensor(driver(text))),
+            Box::new(backbones::Error::Kernel(in_kernel())),
+            Box::new(backbones::Error::Tensor(driver(text))),
+            Box::new(format!("the checkpoint c cannot be used: {text}")),
+        ]
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_told_apart_whatever_wraps_it() {
+        for cause in ways(CODE) {
+            assert!(is_out_of_memory(&*cause), "{cause}");
+        }
+        for cause in ways("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")") {
+            assert!(!is_out_of_memory(&*cause), "{cause}");
+        }
+        assert!(is_out_of_memory(std::io::Error::from(std::io::ErrorKind::OutOfMemory)));
+        assert!(!is_out_of_memory(std::io::Error::from(std::io::ErrorKind::NotFound)));
+    }
+
+    #[test]
+    fn the_status_says_where_and_why() {
+        let Status::OutOfMemory { message } = Failure::at(Stage::Evaluate, driver(CODE)).into_status() else {
+            panic!("another status")
+        };
+        assert_eq!(message, format!("evaluate: {CODE}"));
+        let diverged = Failure::diverged(3, "the loss").into_status();
+        assert_eq!(diverged, Status::Diverged { step: 3, what: "the loss".into() });
+        let failed = Failure::at(Stage::Data, "no file").into_status();
+        assert_eq!(failed, Status::Failed { stage: Stage::Data, message: "no file".into() });
+    }
+}

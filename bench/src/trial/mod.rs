@@ -12,9 +12,11 @@ mod train;
 use std::fs::OpenOptions;
 use std::io::{BufRead, Read, Write};
 
+use candle_core::Device;
 use records::event::Outcome;
 use records::{Event, Stage};
 
+use crate::device::{Place, memory};
 use crate::error::exit;
 use crate::files;
 use crate::run::child::Order;
@@ -85,4 +87,12 @@ fn carry_out(order: &Order, teller: &Teller) -> Result<Outcome, Failure> {
     let outcome = train::carry_out(&order.trial, &run, &order.device, teller);
     drop(lock);
     outcome
+}
+
+/// The device of the order, with memory that it keeps from step to step.
+fn opened(name: &str) -> Result<Device, Failure> {
+    let unknown = || Failure::at(Stage::Start, format!("there is no device `{name}`"));
+    let device = Place::named(name).ok_or_else(unknown)?.open().map_err(|e| Failure::at(Stage::Start, e))?;
+    memory::keep(&device).map_err(|e| Failure::at(Stage::Start, e))?;
+    Ok(device)
 }

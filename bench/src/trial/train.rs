@@ -8,7 +8,7 @@ use backbones::Pass;
 use candle_core::{Device, Tensor};
 use datasets::{Loader, TrainPlan, ViewBatch, WantViews};
 use kernels::optim::{CosineSchedule, clip_scale, gradient_norm};
-use losses::{Batch, LossOut};
+use losses::{Batch, LossOut, Numbers};
 use random::{Axis, Seeds};
 use records::event::Outcome;
 use records::{Best, Cost, Digest, Event, FileRef, Stage, Status, predictions};
@@ -19,10 +19,10 @@ use super::failure::Cause;
 use super::images::Images;
 use super::model::{AveragedNetwork, Network};
 use super::optimizer::Optimizer;
-use super::sums::Sums;
-use super::{Failure, Teller};
+use super::sums::{Sums, median};
+use super::{Failure, Teller, opened};
 use crate::clock::Stopwatch;
-use crate::device::{Place, memory};
+use crate::device::memory;
 use crate::files;
 use crate::host;
 use crate::plan::Trial;
@@ -65,15 +65,6 @@ pub(crate) fn carry_out(trial: &Trial, run: &RunDirectory, device: &str, teller:
     finish(trial, run, &data, training, evaluation, resumed_at_step, clock)
 }
 
-/// The device of the order, with memory that it keeps from step to step.
-fn opened(name: &str) -> Result<Device, Failure> {
-    let failed = |e: &dyn Cause| Failure::at(Stage::Start, e);
-    let place = Place::named(name).ok_or_else(|| failed(&format!("there is no device `{name}`")))?;
-    let device = place.open().map_err(|e| failed(&e))?;
-    memory::keep(&device).map_err(|e| failed(&e))?;
-    Ok(device)
-}
-
 /// Writes the predictions and sums the trial up.
 fn finish(
     trial: &Trial,
@@ -113,14 +104,10 @@ fn finish(
     })
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]),
-    }
+/// The numbers of a step, if its loss is finite; waits for the device.
+fn finite(out: &LossOut, step: u64) -> Result<Numbers, Failure> {
+    let numbers = out.read(&[]).map_err(|e| Failure::at(Stage::Train, e))?;
+    if numbers.total.is_finite() { Ok(numbers) } else { Err(Failure::diverged(step, "the loss")) }
 }
 
 /// A trial in training.
@@ -223,10 +210,11 @@ impl<'a> Training<'a> {
             let rate = self.schedule.at(self.progress.step);
             let images = batch.labels.len();
             let step_clock = Stopwatch::start();
-            let (out, norm) = self.step(batch, rate)?;
+            let (numbers, norm) = self.step(batch, rate)?;
             self.step_ms.push(1e3 * step_clock.seconds());
             self.images += images as u64;
-            let loss = sums.add(&out, norm, rate)?;
+            let loss = numbers.total;
+            sums.add(&numbers, norm, rate);
             if since_event.is_none_or(|s| s.seconds() >= STEP_EVENT_SECONDS) {
                 since_event = Some(Stopwatch::start());
                 let images_per_s = self.images as f64 / (self.epoch_seconds + clock.seconds());
@@ -271,19 +259,20 @@ impl<'a> Training<'a> {
         Ok(Loader::new(Arc::clone(&self.data.train), batches, plan, None))
     }
 
-    /// One step; the norm of its gradient comes back with the loss, when the device is done with all of it.
-    fn step(&mut self, batch: ViewBatch, rate: f64) -> Result<(LossOut, f64), Failure> {
+    /// One step; its numbers and the norm of its gradient come back, when the device is done with all of it.
+    ///
+    /// On the CPU a loss that is not finite ends the trial at once. A card is asked for its numbers when everything is
+    /// launched, so that it never waits for the host in between.
+    fn step(&mut self, batch: ViewBatch, rate: f64) -> Result<(Numbers, f64), Failure> {
         let step = self.progress.step + 1;
         let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
         let out = self.loss(batch, step)?;
-        let loss = out.total.to_dtype(candle_core::DType::F64).and_then(|t| t.to_scalar::<f64>());
-        if !loss.map_err(|e| failed(&e))?.is_finite() {
-            return Err(Failure::diverged(step, "the loss"));
-        }
-        let gradients = out.total.backward().map_err(|e| failed(&e))?;
+        let at_hand = if self.device.is_cpu() { Some(finite(&out, step)?) } else { None };
+        // What a kernel refuses on the way back is a matter of the loss, where that is not finite.
+        let gradients = out.total.backward().map_err(|e| finite(&out, step).err().unwrap_or_else(|| failed(&e)))?;
         let norm = gradient_norm(self.optimizer.parameters(), &gradients).map_err(|e| failed(&e))?;
         if !norm.is_finite() {
-            return Err(Failure::diverged(step, "the gradient"));
+            return Err(finite(&out, step).err().unwrap_or_else(|| Failure::diverged(step, "the gradient")));
         }
         let scale = self.trial.protocol.clip_norm.map_or(Ok(1.0), |max| clip_scale(norm, max));
         let scale = scale.map_err(|e| failed(&e))?;
@@ -292,8 +281,8 @@ impl<'a> Training<'a> {
         if let Some(averaged) = &mut self.teacher {
             averaged.update(&self.network, step, self.total_steps)?;
         }
-        self.device.synchronize().map_err(|e| failed(&e))?;
-        Ok((out, norm))
+        let numbers = at_hand.map_or_else(|| finite(&out, step), Ok)?;
+        Ok((numbers, norm))
     }
 
     fn loss(&self, batch: ViewBatch, step: u64) -> Result<LossOut, Failure> {
