@@ -40,6 +40,17 @@ pub enum Error {
         /// The setting.
         what: &'static str,
     },
+    /// Activations in bfloat16 where there is no code for them.
+    #[error(
+        "bfloat16 activations need float32 parameters on a CUDA card, but these are {dtype:?} on {device}: set the precision to \
+         float32, or build the network over a float32 store on a card"
+    )]
+    Precision {
+        /// Dtype of the parameters.
+        dtype: candle_core::DType,
+        /// Where they lie.
+        device: String,
+    },
     /// Tensors that are not those of the store.
     #[error("the tensors do not fit the parameters: {0}")]
     Load(Misfits),

@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 use candle_nn::VarBuilder;
 use candle_nn::init::{FanInOut, Init, NonLinearity, NormalOrUniform};
-use kernels::nn::{BatchNormOut, Conv2dConfig, Flow};
+use kernels::nn::{BatchMoments, Conv2dConfig, Flow};
 
 use crate::{Error, Result};
 
@@ -137,34 +137,22 @@ impl BatchNorm {
         }
         let out = x.batch_norm_train(gamma, beta, EPS, relu)?;
         if statistics == BatchStatistics::Train {
-            self.follow(&out)?;
+            self.follow(&out.moments)?;
         }
         Ok(out.y)
     }
 
     /// Moves the running statistics towards those of a batch.
-    fn follow(&self, out: &BatchNormOut<Flow>) -> Result<()> {
-        let unbiased = out.count as f64 / (out.count as f64 - 1.0);
-        let var: Vec<f64> = out.var.iter().map(|v| v * unbiased).collect();
-        for (name, running, new) in
-            [("running_mean", &self.running_mean, &out.mean), ("running_var", &self.running_var, &var)]
-        {
-            if !running.is_variable() {
-                return Err(Error::FrozenStatistics { name: format!("{}.{name}", self.name) });
+    fn follow(&self, moments: &BatchMoments) -> Result<()> {
+        let variable = |name, running: &Tensor| {
+            if running.is_variable() {
+                return Ok(Var::from_tensor(running)?);
             }
-            let on_host = running.to_device(&candle_core::Device::Cpu)?;
-            let old = kernels::host::to_f64("running statistics", &on_host)?;
-            let mixed = old.iter().zip(new).map(|(old, new)| (1.0 - MOMENTUM) * old + MOMENTUM * new).collect();
-            let mixed = kernels::host::from_f64(
-                "running statistics",
-                mixed,
-                running.shape(),
-                running.dtype(),
-                running.device(),
-            )?;
-            Var::from_tensor(running)?.set(&mixed)?;
-        }
-        Ok(())
+            Err(Error::FrozenStatistics { name: format!("{}.{name}", self.name) })
+        };
+        let mean = variable("running_mean", &self.running_mean)?;
+        let var = variable("running_var", &self.running_var)?;
+        Ok(moments.follow(&mean, &var, MOMENTUM)?)
     }
 }
 

@@ -11,6 +11,7 @@ mod hub;
 mod layers;
 pub mod parity;
 mod pass;
+mod precision;
 mod regnet;
 mod resample;
 mod resnet;
@@ -21,7 +22,7 @@ mod weights;
 
 use std::collections::BTreeSet;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use architecture::Architecture;
@@ -36,6 +37,7 @@ use freeze::Parts;
 pub use hub::{CropMode, HubConfig, HubConfigError, Interpolation};
 pub use layers::BatchStatistics;
 pub use pass::Pass;
+pub use precision::Precision;
 use regnet::Regnet;
 pub use resample::resample_grid;
 use resnet::Resnet;
@@ -49,6 +51,9 @@ pub struct Backbone {
     network: Network,
     channels: usize,
     frozen: BTreeSet<String>,
+    dtype: DType,
+    device: Device,
+    precision: Precision,
 }
 
 #[derive(Debug)]
@@ -80,6 +85,7 @@ impl Backbone {
     /// Those of [`Self::new`] and [`BackboneConfig::check_freeze`].
     pub fn with_freeze(config: &BackboneConfig, freeze: Freeze, vb: VarBuilder) -> Result<Self> {
         let architecture = config.architecture()?;
+        let (dtype, device) = (vb.dtype(), vb.device().clone());
         let parts = Parts::new(vb, freeze.extent(&architecture.stages())?);
         let rates = match config {
             BackboneConfig::Resnet(_) => Rates { drop_path: 0.0, dropout: 0.0 },
@@ -93,7 +99,23 @@ impl Backbone {
             Architecture::Efficientnet(config) => Network::Efficientnet(Efficientnet::new(config, drop_path, &parts)?),
             Architecture::Vit(config) => Network::Vit(Vit::new(config, rates, &parts)?),
         };
-        Ok(Self { network, channels: architecture.channels(), frozen: parts.frozen() })
+        let (channels, frozen) = (architecture.channels(), parts.frozen());
+        Ok(Self { network, channels, frozen, dtype, device, precision: Precision::default() })
+    }
+
+    /// Sets what later passes store activations in. Parameters, images and features stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Precision`] for [`Precision::BFloat16`] on the CPU or in float64; nothing is changed then.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
+        precision.check(self.dtype, &self.device)?;
+        self.precision = precision;
+        Ok(())
+    }
+
+    /// What passes store activations in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The last feature map, [B, channels, H', W'], of images [B, 3, H, W]; for a ViT its patch tokens.
@@ -121,15 +143,21 @@ impl Backbone {
     /// # Errors
     /// Those of [`Self::forward_t`]; a pass of [`Pass::training`] has the stream that stochastic depth needs.
     pub fn features(&self, x: &Tensor, pass: &mut Pass) -> Result<Features> {
-        Ok(match &self.network {
-            Network::Resnet(network) => Features::of_map(network.forward(x, pass)?),
-            Network::Regnet(network) => Features::of_map(network.forward(x, pass)?),
-            Network::Convnext(network) => Features::of_map(network.forward(x, pass)?),
-            Network::Efficientnet(network) => Features::of_map(network.forward(x, pass)?),
+        let x = &self.precision.enter(x)?;
+        let (features, grid) = match &self.network {
+            Network::Resnet(network) => (network.forward(x, pass)?, None),
+            Network::Regnet(network) => (network.forward(x, pass)?, None),
+            Network::Convnext(network) => (network.forward(x, pass)?, None),
+            Network::Efficientnet(network) => (network.forward(x, pass)?, None),
             Network::Vit(network) => {
                 let (tokens, grid) = network.forward(x, pass)?;
-                Features::of_tokens(tokens, grid)
+                (tokens, Some(grid))
             }
+        };
+        let features = self.precision.leave(features)?;
+        Ok(match grid {
+            None => Features::of_map(features),
+            Some(grid) => Features::of_tokens(features, grid),
         })
     }
 

@@ -58,8 +58,7 @@ impl<'a> Pass<'a> {
         };
         let n = dims.iter().product();
         let mask: Vec<f64> = (0..n).map(|_| if stream.chance(rate) { 0.0 } else { 1.0 / (1.0 - rate) }).collect();
-        let value = x.value();
-        let mask = kernels::host::from_f64(what, mask, dims, value.dtype(), value.device())?;
+        let mask = kernels::host::from_f64(what, mask, dims, x.parameter_dtype(), x.value().device())?;
         Ok(x.masked(&mask)?)
     }
 }

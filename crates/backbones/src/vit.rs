@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::init::Init;
-use kernels::nn::Flow;
+use kernels::nn::{Flow, cast};
 
 use crate::freeze::{Extent, Parts};
 use crate::layers::{Conv, ConvSpec, LayerNorm, Linear, NARROW};
@@ -102,10 +102,13 @@ impl Vit {
             return Err(Error::ImageSize { height, width, multiple: PATCH });
         }
         let grid = [height / PATCH, width / PATCH];
-        let patches = self.patches.forward(&Flow::of(x)?)?.tensor()?.flatten_from(2)?.transpose(1, 2)?;
+        // Tokens are put together in the dtype of the class token and the positions, whatever that of the activations.
+        let patches = cast(&self.patches.forward(&Flow::of(x)?)?.tensor()?, self.cls_token.dtype())?;
+        let patches = patches.flatten_from(2)?.transpose(1, 2)?;
         let class = self.cls_token.broadcast_as((batch, 1, self.cls_token.dim(D::Minus1)?))?;
         let tokens = Tensor::cat(&[class, patches], 1)?;
-        let mut x = Flow::of(&tokens.broadcast_add(&self.positions(grid)?)?)?;
+        let tokens = tokens.broadcast_add(&self.positions(grid)?)?;
+        let mut x = Flow::of(&cast(&tokens, x.dtype())?)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }

@@ -14,11 +14,13 @@ use crate::nn::buffers::{Held, Real, by_dtype, check_dtype};
 use crate::{Error, Result, host};
 
 mod adamw;
+mod clipped;
 mod ema;
 mod schedule;
 mod sgd;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use clipped::GradientNorm;
 pub use ema::Ema;
 pub use schedule::{CosineSchedule, cosine_decay};
 pub use sgd::{Sgd, SgdConfig};

@@ -141,9 +141,18 @@ fn batch_norm_has_the_values_of_its_definition() {
         for (dtype, bar) in [(DType::F64, IDENTITY_F64), (DType::F32, ORACLE_F32.value)] {
             let [xt, gt, bt] = [var(&x, shape, dtype), var(&gamma, &[c], dtype), var(&beta, &[c], dtype)];
             let out = batch_norm_train(&xt, &gt, &bt, EPS).unwrap();
-            assert_eq!(out.count, n / c);
-            assert_close("mean", &out.mean, &mean, c, IDENTITY_F64);
-            assert_close("variance", &out.var, &variance, c, IDENTITY_F64);
+            assert_eq!(out.moments.count(), n / c);
+            let [got_mean, got_variance] = out.moments.read().unwrap();
+            assert_close("mean", &got_mean, &mean, c, IDENTITY_F64);
+            assert_close("variance", &got_variance, &variance, c, IDENTITY_F64);
+            let running = [var(&given.0, &[c], dtype), var(&given.1, &[c], dtype)];
+            out.moments.follow(&running[0], &running[1], 0.1).unwrap();
+            let all = (n / c) as f64;
+            let unbiased: Vec<f64> = variance.iter().map(|v| v * all / (all - 1.0)).collect();
+            for (running, (old, new)) in running.iter().zip([(&given.0, &mean), (&given.1, &unbiased)]) {
+                let want: Vec<f64> = old.iter().zip(new).map(|(old, new)| 0.9 * old + 0.1 * new).collect();
+                assert_close("running average", &values(running), &want, c, bar);
+            }
             let given_t = (tensor(&given.0, &[c]), tensor(&given.1, &[c]));
             for relu in [false, true] {
                 let want = naive_norm(&x, map, &gamma, &beta, &mean, &variance, relu);

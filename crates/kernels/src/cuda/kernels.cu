@@ -17,4 +17,5 @@
 #include "../nn/layer_norm.cu"
 #include "../nn/pool.cu"
 #include "../nn/pointwise.cu"
+#include "../nn/cast.cu"
 #include "../optim/step.cu"

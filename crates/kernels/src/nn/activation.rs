@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of};
+use super::buffers::{Real, by_storage, check_activations, fresh, slice_of};
 use super::flow::{Arg, Flow, apply1, apply2};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use crate::{Error, Result};
@@ -16,7 +16,7 @@ const CHUNK: usize = 16 * 1024;
 /// # Errors
 /// [`Error::Dtype`] for anything but float32 and float64.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    check_dtype("relu", x)?;
+    check_activations("relu", x)?;
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
         return crate::cuda::tensors::activation("relu", x, crate::cuda::train::activation::Activation::Relu);
@@ -32,13 +32,13 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     check_pair("add_relu", a, b)?;
     #[cfg(feature = "cuda")]
     if a.device().is_cuda() {
-        return crate::cuda::tensors::add_relu("add_relu", a, b);
+        return crate::cuda::tensors::sum("add_relu", a, b, true);
     }
     Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Sum { relu: true })?)
 }
 
 fn check_pair(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
-    check_dtype(op, a)?;
+    check_activations(op, a)?;
     if b.dtype() != a.dtype() {
         return Err(Error::Dtype { op, got: b.dtype() });
     }
@@ -175,6 +175,11 @@ impl Flow {
     /// Those of [`add_relu`].
     pub fn add(&self, other: &Self) -> Result<Self> {
         match self.by_candle() {
+            #[cfg(feature = "cuda")]
+            Some(a) if a.device().is_cuda() => {
+                check_pair("add", a, other.tensor_of())?;
+                Ok(Self::of_candle(crate::cuda::tensors::sum("add", a, other.tensor_of(), false)?))
+            }
             Some(a) => Ok(Self::of_candle((a + other.tensor_of())?)),
             None => self.sum(other, "add", false),
         }

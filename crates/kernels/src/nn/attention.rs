@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 
-use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of};
+use super::buffers::{Real, by_storage, check_activations, fresh, slice_of};
 use super::flow::{Flow, apply1};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::product::{product, product_into, rows, transposed};
@@ -44,7 +44,7 @@ impl Flow {
 }
 
 fn check(qkv: &Tensor, heads: usize) -> Result<Attention> {
-    check_dtype(OP, qkv)?;
+    check_activations(OP, qkv)?;
     if heads == 0 {
         return Err(Error::Attribute { op: OP, name: "heads", value: 0.0, expected: "at least 1" });
     }

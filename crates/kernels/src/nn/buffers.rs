@@ -119,6 +119,19 @@ pub(crate) fn check_dtype(op: &'static str, tensor: &Tensor) -> Result<()> {
     }
 }
 
+/// Float32 or float64, on a card bfloat16 too, or an error.
+pub(crate) fn check_activations(op: &'static str, tensor: &Tensor) -> Result<()> {
+    if tensor.dtype() == DType::BF16 && tensor.device().is_cuda() {
+        return Ok(());
+    }
+    check_dtype(op, tensor)
+}
+
+/// What parameters, statistics and masks beside activations of this dtype have: float32 beside bfloat16.
+pub(crate) fn beside(activations: DType) -> DType {
+    if activations == DType::BF16 { DType::F32 } else { activations }
+}
+
 /// The numbers of a contiguous layout.
 pub(crate) fn slice_of<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else {

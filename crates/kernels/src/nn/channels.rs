@@ -1,9 +1,9 @@
 //! Ops between maps [B, C, H, W] and one number a channel: mean over the pixels, gates, scaled residuals.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_dtype, slice_of, zeros};
+use super::buffers::{Real, beside, by_storage, check_activations, slice_of, zeros};
 use super::flow::{Arg, Flow, apply1, apply2, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::moments::{lanes, lanes2};
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 
 /// Batch, channels, pixels of a map.
 fn sizes_of(op: &'static str, x: &Tensor) -> Result<[usize; 3]> {
-    check_dtype(op, x)?;
+    check_activations(op, x)?;
     match *x.dims() {
         [b, c, h, w] if c * h * w > 0 => Ok([b, c, h * w]),
         _ => Err(Error::Shape { op, name: "x", got: x.dims().to_vec(), expected: "[B, C, H, W], not empty".into() }),
@@ -21,14 +21,8 @@ fn sizes_of(op: &'static str, x: &Tensor) -> Result<[usize; 3]> {
 }
 
 /// Refuses a tensor of another shape or dtype.
-pub(super) fn check(
-    op: &'static str,
-    name: &'static str,
-    tensor: &Tensor,
-    like: &Tensor,
-    dims: &[usize],
-) -> Result<()> {
-    if tensor.dtype() != like.dtype() {
+pub(super) fn check(op: &'static str, name: &'static str, tensor: &Tensor, dtype: DType, dims: &[usize]) -> Result<()> {
+    if tensor.dtype() != dtype {
         return Err(Error::Dtype { op, got: tensor.dtype() });
     }
     if tensor.dims() != dims {
@@ -128,7 +122,7 @@ struct Gated {
 impl Gated {
     fn of(x: &Tensor, gate: &Tensor) -> Result<Self> {
         let [batch, channels, map] = sizes_of("gated", x)?;
-        check("gated", "gate", gate, x, &[batch, channels])?;
+        check("gated", "gate", gate, x.dtype(), &[batch, channels])?;
         Ok(Self { map })
     }
 }
@@ -213,8 +207,8 @@ impl ScaledResidual {
     fn of(shortcut: &Tensor, x: &Tensor, scale: &Tensor) -> Result<Self> {
         const OP: &str = "scaled_residual";
         let [_, channels, map] = sizes_of(OP, x)?;
-        check(OP, "shortcut", shortcut, x, x.dims())?;
-        check(OP, "scale", scale, x, &[channels])?;
+        check(OP, "shortcut", shortcut, x.dtype(), x.dims())?;
+        check(OP, "scale", scale, beside(x.dtype()), &[channels])?;
         Ok(Self { channels, map })
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_dtype, slice_of};
+use super::buffers::{Real, beside, by_storage, check_activations, slice_of};
 use super::columns::Geometry;
 use super::flow::{Arg, Flow, apply2, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
@@ -100,11 +100,10 @@ fn geometry(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dCo
     {
         return Err(shape("bias", bias, format!("[{c_out}]")));
     }
-    for tensor in [Some(x), Some(weight), bias].into_iter().flatten() {
-        check_dtype(OP, tensor)?;
-        if tensor.dtype() != x.dtype() {
-            return Err(Error::Dtype { op: OP, got: tensor.dtype() });
-        }
+    check_activations(OP, x)?;
+    let parameters = [Some(weight), bias].into_iter().flatten();
+    if let Some(other) = parameters.into_iter().find(|t| t.dtype() != beside(x.dtype())) {
+        return Err(Error::Dtype { op: OP, got: other.dtype() });
     }
     let (Some(oh), Some(ow)) = (config.output_size(height, kh), config.output_size(width, kw)) else {
         let expected = format!("an image that a {kh}×{kw} kernel fits into with {config:?}");

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor, WithDType};
 
-use super::buffers::{Held, Real, by_dtype, copied};
+use super::buffers::{Held, Real, beside, by_dtype, copied};
 use super::gradient::{Derivative, Gradient, Slot};
 use crate::Result;
 
-/// A value inside a network: maps or tokens, float32 or float64.
+/// A value inside a network: maps or tokens, float32 or float64, on a card bfloat16 too.
 ///
 /// [`Flow::of`] enters it and [`Flow::tensor`] leaves it; in between, its methods are the ops of this module, with the same
 /// numbers. Parameters stay tensors, and `backward` of a loss finds their gradients as ever. On other devices than the CPU
@@ -95,6 +95,11 @@ impl Flow {
     /// Sizes.
     pub fn dims(&self) -> &[usize] {
         self.value.dims()
+    }
+
+    /// The dtype of parameters and masks beside this value: its own, or float32 beside bfloat16.
+    pub fn parameter_dtype(&self) -> DType {
+        beside(self.value.dtype())
     }
 
     /// The numbers, without their history.

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Held, Real, by_dtype, by_storage, check_dtype, fresh, slice_of};
+use super::buffers::{Held, Real, beside, by_dtype, by_storage, check_activations, fresh, slice_of};
 use super::flow::{Arg, Flow, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::layer_pieces::{Backward, Forward, Moments, Piece};
@@ -76,7 +76,7 @@ struct LayerNorm {
 impl LayerNorm {
     /// Checks all arguments.
     fn check(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<()> {
-        check_dtype(OP, x)?;
+        check_activations(OP, x)?;
         if self.channels * self.inner * self.outer == 0 {
             return Err(shape(x, "[.., C] or [B, C, H, W]"));
         }
@@ -85,7 +85,7 @@ impl LayerNorm {
                 let expected = format!("[{}]", self.channels);
                 return Err(Error::Shape { op: OP, name, got: tensor.dims().to_vec(), expected });
             }
-            if tensor.dtype() != x.dtype() {
+            if tensor.dtype() != beside(x.dtype()) {
                 return Err(Error::Dtype { op: OP, got: tensor.dtype() });
             }
         }

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of};
+use super::buffers::{Real, beside, by_storage, check_activations, fresh, slice_of};
 use super::conv::Want;
 use super::flow::{Arg, Flow, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
@@ -40,7 +40,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 }
 
 fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Linear> {
-    check_dtype(OP, x)?;
+    check_activations(OP, x)?;
     let shape = |name, tensor: &Tensor, expected| Error::Shape { op: OP, name, got: tensor.dims().to_vec(), expected };
     let &[outputs, inputs] = weight.dims() else {
         return Err(shape("weight", weight, "[O, I]".into()));
@@ -51,7 +51,7 @@ fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Linear> {
     if bias.dims() != [outputs] || outputs == 0 {
         return Err(shape("bias", bias, format!("[{outputs}], not empty")));
     }
-    if let Some(other) = [weight, bias].into_iter().find(|t| t.dtype() != x.dtype()) {
+    if let Some(other) = [weight, bias].into_iter().find(|t| t.dtype() != beside(x.dtype())) {
         return Err(Error::Dtype { op: OP, got: other.dtype() });
     }
     Ok(Linear { tokens: x.elem_count() / inputs, inputs, outputs })

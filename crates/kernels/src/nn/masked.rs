@@ -49,23 +49,28 @@ impl Derivative for Masked {
 }
 
 impl Flow {
-    /// `x · mask`; the mask, a constant, has the shape of the value or is [B, 1, ..]. Dropout and stochastic depth.
+    /// `x · mask`; the mask, a constant of [`Self::parameter_dtype`], has the shape of the value or is [B, 1, ..]. Dropout and
+    /// stochastic depth.
     ///
     /// # Errors
     /// [`crate::Error::Shape`], [`crate::Error::Dtype`].
     pub fn masked(&self, mask: &Tensor) -> Result<Self> {
         const OP: &str = "masked";
-        if let Some(x) = self.by_candle() {
-            return Ok(Self::of_candle(x.broadcast_mul(&mask.detach())?));
-        }
         let mut of_images = vec![1; self.dims().len()];
         if let (Some(first), Some(batch)) = (of_images.first_mut(), self.dims().first()) {
             *first = *batch;
         }
         let like = if mask.dims() == of_images { &of_images } else { self.dims() };
-        check(OP, "mask", mask, self.tensor_of(), like)?;
+        check(OP, "mask", mask, self.parameter_dtype(), like)?;
         if mask.elem_count() == 0 {
             return Ok(self.clone());
+        }
+        if let Some(x) = self.by_candle() {
+            #[cfg(feature = "cuda")]
+            if x.device().is_cuda() {
+                return Ok(Self::of_candle(crate::cuda::tensors::masked(OP, x, &mask.detach())?));
+            }
+            return Ok(Self::of_candle(x.broadcast_mul(&mask.detach())?));
         }
         apply2(Masked, [Arg::Flow(self), Arg::Parameter(&mask.detach())])
     }

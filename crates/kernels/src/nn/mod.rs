@@ -1,13 +1,15 @@
 //! Training ops that candle lacks, or whose backward pass it lacks or makes slow: convolution, max pooling,
 //! batch and layer normalisation, activations, linear maps, attention, gates. Float32 and float64, on the CPU and,
-//! with the feature `cuda`, on a card.
+//! with the feature `cuda`, on a card; there bfloat16 too, with parameters, statistics and sums in float32.
 //!
 //! Every op gives the same bits whatever the number of rayon threads: work is cut into pieces that depend on
 //! shapes alone, each piece is computed sequentially, and partial sums are added in a fixed order.
 
 mod activation;
 mod attention;
+mod batch_moments;
 pub(crate) mod buffers;
+mod cast;
 mod channels;
 mod columns;
 mod conv;
@@ -31,6 +33,8 @@ pub(crate) mod wide;
 
 pub use activation::{add_relu, relu};
 pub use attention::attention;
+pub use batch_moments::BatchMoments;
+pub use cast::cast;
 pub use channels::{gated, global_mean, scaled_residual};
 pub use conv::{Conv2dConfig, conv2d};
 pub use flow::Flow;

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::buffers::{Real, check_dtype};
+use super::buffers::{Real, beside, check_activations};
 use super::wide::{Loop, wide};
 use crate::{Error, Result};
 
@@ -40,8 +40,8 @@ impl Sizes {
         for (name, tensor) in [("gamma", gamma), ("beta", beta)] {
             check_vector(name, tensor, channels)?;
         }
-        check_dtype(OP, x)?;
-        if let Some(other) = [gamma, beta].into_iter().find(|t| t.dtype() != x.dtype()) {
+        check_activations(OP, x)?;
+        if let Some(other) = [gamma, beta].into_iter().find(|t| t.dtype() != beside(x.dtype())) {
             return Err(Error::Dtype { op: OP, got: other.dtype() });
         }
         if !(eps > 0.0 && eps.is_finite()) {

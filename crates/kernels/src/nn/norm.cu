@@ -98,6 +98,17 @@ __device__ inline void norm_sums(const T *x, const T *y, const T *g, const Sum<T
     if (x) parts[out + channels] = product;
 }
 
+// Running averages move towards a batch's statistics: a share `momentum` of the mean, and of the unbiased variance.
+template <class S>
+__device__ inline void norm_follow(const S *mean, const S *variance, S *running_mean, S *running_variance, u32 channels,
+                                   double momentum, double unbiased) {
+    u32 c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= channels) return;
+    double next = (double)variance[c] * unbiased, rest = 1.0 - momentum;
+    running_mean[c] = (S)(rest * running_mean[c] + momentum * mean[c]);
+    running_variance[c] = (S)(rest * running_variance[c] + momentum * next);
+}
+
 // From the sums over all pieces, [2, channels]: the gradient of gamma in the second one's place.
 template <class S> __device__ inline void norm_slopes(S *sums, const S *inverse, u32 channels) {
     u32 c = blockIdx.x * blockDim.x + threadIdx.x;
@@ -149,6 +160,11 @@ NORM(bf16, bf16)
     }                                                                                                                \
     extern "C" __global__ void norm_inverse_##suffix(const S *variance, S *inverse, u32 channels, double eps) {      \
         norm_inverse(variance, inverse, channels, eps);                                                              \
+    }                                                                                                                \
+    extern "C" __global__ void norm_follow_##suffix(const S *mean, const S *variance, S *running_mean,               \
+                                                    S *running_variance, u32 channels, double momentum,              \
+                                                    double unbiased) {                                               \
+        norm_follow(mean, variance, running_mean, running_variance, channels, momentum, unbiased);                   \
     }                                                                                                                \
     extern "C" __global__ void norm_slopes_##suffix(S *sums, const S *inverse, u32 channels) {                       \
         norm_slopes(sums, inverse, channels);                                                                        \

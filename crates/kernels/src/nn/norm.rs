@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
+use super::batch_moments::BatchMoments;
 use super::buffers::{Held, Real, by_dtype, by_storage, fresh, slice_of};
 use super::flow::{Arg, Flow, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
@@ -19,12 +20,8 @@ const TASK: usize = 16 * 1024;
 pub struct BatchNormOut<X = Tensor> {
     /// The result, of the shape of the input.
     pub y: X,
-    /// Mean of each channel.
-    pub mean: Vec<f64>,
-    /// Biased variance of each channel: the sum of squares divided by `count`.
-    pub var: Vec<f64>,
-    /// Values per channel: `B·H·W`.
-    pub count: usize,
+    /// Mean and variance of each channel.
+    pub moments: BatchMoments,
 }
 
 /// Batch normalisation with the statistics of the batch (Ioffe and Szegedy 2015, algorithm 1):
@@ -88,8 +85,8 @@ fn train(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, relu: bool) -> Res
         return crate::cuda::tensors::batch_norm_train(OP, [x, gamma, beta], eps, relu);
     }
     let x = x.contiguous()?;
-    let BatchNormOut { y: op, mean, var, count } = of_batch(&x, gamma, beta, eps, relu)?;
-    Ok(BatchNormOut { y: op.apply(&x, gamma, beta)?, mean, var, count })
+    let BatchNormOut { y: op, moments } = of_batch(&x, gamma, beta, eps, relu)?;
+    Ok(BatchNormOut { y: op.apply(&x, gamma, beta)?, moments })
 }
 
 /// Values per channel; refuses a single one.
@@ -111,7 +108,7 @@ fn of_batch(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64, relu: bool) -> 
     };
     let (mean, var): (Vec<f64>, Vec<f64>) = moments.into_iter().unzip();
     let y = Norm::new(sizes, mean.clone(), &var, eps, Statistics::Batch, relu);
-    Ok(BatchNormOut { y, mean, var, count })
+    Ok(BatchNormOut { y, moments: BatchMoments::on_host(mean, var, count) })
 }
 
 fn eval(
@@ -155,12 +152,12 @@ impl Flow {
     /// Those of [`batch_norm_train`].
     pub fn batch_norm_train(&self, gamma: &Tensor, beta: &Tensor, eps: f64, relu: bool) -> Result<BatchNormOut<Self>> {
         if let Some(x) = self.by_candle() {
-            let BatchNormOut { y, mean, var, count } = train(x, gamma, beta, eps, relu)?;
-            return Ok(BatchNormOut { y: Self::of_candle(y), mean, var, count });
+            let BatchNormOut { y, moments } = train(x, gamma, beta, eps, relu)?;
+            return Ok(BatchNormOut { y: Self::of_candle(y), moments });
         }
-        let BatchNormOut { y: op, mean, var, count } = of_batch(self.tensor_of(), gamma, beta, eps, relu)?;
+        let BatchNormOut { y: op, moments } = of_batch(self.tensor_of(), gamma, beta, eps, relu)?;
         let y = apply3(op, [Arg::Flow(self), Arg::Parameter(gamma), Arg::Parameter(beta)])?;
-        Ok(BatchNormOut { y, mean, var, count })
+        Ok(BatchNormOut { y, moments })
     }
 
     /// [`batch_norm_eval`], or [`batch_norm_relu_eval`] if `relu`; `running` are the mean and the variance.

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_dtype, fresh, slice_of};
+use super::buffers::{Real, by_storage, check_activations, fresh, slice_of};
 use super::flow::{Flow, apply1};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::wide::{Loop, wide};
@@ -20,7 +20,7 @@ const CHUNK: usize = 16 * 1024;
 /// # Errors
 /// [`crate::Error::Dtype`] for anything but float32 and float64.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    check_dtype("gelu", x)?;
+    check_activations("gelu", x)?;
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
         return crate::cuda::tensors::activation("gelu", x, crate::cuda::train::activation::Activation::Gelu);
@@ -33,7 +33,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`crate::Error::Dtype`] for anything but float32 and float64.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    check_dtype("silu", x)?;
+    check_activations("silu", x)?;
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
         return crate::cuda::tensors::activation("silu", x, crate::cuda::train::activation::Activation::Silu);

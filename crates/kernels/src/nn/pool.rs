@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_dtype, slice_of, zeros};
+use super::buffers::{Real, by_storage, check_activations, slice_of, zeros};
 use super::flow::{Flow, apply1};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> R
 }
 
 fn check(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<MaxPool> {
-    check_dtype(OP, x)?;
+    check_activations(OP, x)?;
     let attribute = |name, value: usize, expected| Error::Attribute { op: OP, name, value: value as f64, expected };
     if kernel == 0 {
         return Err(attribute("kernel", kernel, "at least 1"));

@@ -7,10 +7,14 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, host_copy, take_state, usable,
-    with_values,
+    GradientNorm, Parameter, check_at_least, check_momentum, check_parameters, clipped, gradient_norm, gradient_of,
+    host_copy, take_state, usable, with_values,
 };
 use crate::Result;
+#[cfg(feature = "cuda")]
+use crate::cuda::tensors::optim::{Entry, Factor, Kept, Step, step};
+#[cfg(feature = "cuda")]
+use crate::cuda::train::optim::Adam;
 use crate::nn::buffers::{Held, Real, by_dtype};
 use crate::nn::wide::{Loop, wide};
 
@@ -50,6 +54,8 @@ pub struct AdamW {
     params: Vec<Parameter>,
     slots: Vec<Slot>,
     step: u64,
+    #[cfg(feature = "cuda")]
+    kept: Kept,
 }
 
 #[derive(Debug)]
@@ -73,7 +79,14 @@ impl AdamW {
         check_at_least(OP, "weight_decay", config.weight_decay, 0.0, "a finite number of at least 0")?;
         check_parameters(OP, &params)?;
         let slots = params.iter().map(Slot::new).collect::<Result<_>>()?;
-        Ok(Self { config, params, slots, step: 0 })
+        Ok(Self {
+            config,
+            params,
+            slots,
+            step: 0,
+            #[cfg(feature = "cuda")]
+            kept: Kept::default(),
+        })
     }
 
     /// The settings.
@@ -104,15 +117,12 @@ impl AdamW {
     /// # Errors
     /// Those of [`Self::step`], found before anything is changed.
     pub fn step_scaled(&mut self, grads: &GradStore, learning_rate: f64, scale: f64) -> Result<()> {
-        let gradients: Vec<Option<Tensor>> =
-            self.params.iter().map(|p| gradient_of(OP, p, grads)).collect::<Result<_>>()?;
-        let config = AdamWConfig { learning_rate, ..self.config };
         #[cfg(feature = "cuda")]
-        if self.params.first().is_some_and(|p| p.var.device().is_cuda()) {
-            self.step_on_card(&config, &gradients, scale)?;
-            self.step += 1;
-            return Ok(());
+        if self.on_card() {
+            return self.step_on_card(grads, learning_rate, Factor::Given(scale)).map(drop);
         }
+        let gradients = self.gradients(grads)?;
+        let config = AdamWConfig { learning_rate, ..self.config };
         self.params.par_iter().zip(&mut self.slots).zip(&gradients).try_for_each(|((parameter, slot), gradient)| {
             match gradient {
                 Some(gradient) => slot.update(&config, parameter, gradient, scale),
@@ -123,14 +133,53 @@ impl AdamW {
         Ok(())
     }
 
-    /// One launch over all parameters that have a gradient.
+    /// One update with the gradients scaled down to a norm of at most `max_norm`, as by [`super::clip_scale`]; `None` leaves
+    /// them as they are. A norm that is not finite changes neither parameters nor moments.
+    ///
+    /// On a card the norm and the factor stay there and nobody waits: read [`GradientNorm::value`] where the host waits
+    /// anyway. The step is then counted before its norm is known; where it was not finite, load a saved state before going
+    /// on. On the CPU no step is counted.
+    ///
+    /// # Errors
+    /// Those of [`Self::step`], and [`crate::Error::Attribute`] for a `max_norm` that is not positive; found before anything
+    /// is changed.
+    pub fn step_clipped(
+        &mut self,
+        grads: &GradStore,
+        learning_rate: f64,
+        max_norm: Option<f64>,
+    ) -> Result<GradientNorm> {
+        clipped::check(max_norm)?;
+        #[cfg(feature = "cuda")]
+        if self.on_card() {
+            let most = Factor::Most(max_norm.unwrap_or(f64::INFINITY));
+            return GradientNorm::on_card(self.step_on_card(grads, learning_rate, most)?);
+        }
+        let norm = gradient_norm(&self.params, grads)?;
+        if let Some(scale) = clipped::scale(norm, max_norm)? {
+            self.step_scaled(grads, learning_rate, scale)?;
+        }
+        GradientNorm::of(norm)
+    }
+
+    /// The gradient of each parameter, checked against it.
+    fn gradients(&self, grads: &GradStore) -> Result<Vec<Option<Tensor>>> {
+        self.params.iter().map(|p| gradient_of(OP, p, grads)).collect()
+    }
+
     #[cfg(feature = "cuda")]
-    fn step_on_card(&mut self, config: &AdamWConfig, gradients: &[Option<Tensor>], scale: f64) -> Result<()> {
-        use crate::cuda::tensors::optim::{Entry, Step, step};
-        use crate::cuda::train::optim::Adam;
-        let all = self.params.iter().zip(&self.slots).zip(gradients);
+    fn on_card(&self) -> bool {
+        self.params.first().is_some_and(|p| p.var.device().is_cuda())
+    }
+
+    /// One launch over all parameters that have a gradient; the norm where `scale` asks for it.
+    #[cfg(feature = "cuda")]
+    fn step_on_card(&mut self, grads: &GradStore, learning_rate: f64, scale: Factor) -> Result<Option<Tensor>> {
+        let gradients = self.gradients(grads)?;
+        let config = AdamWConfig { learning_rate, ..self.config };
+        let all = self.params.iter().zip(&self.slots).zip(&gradients);
         let entries = all.filter_map(|((parameter, slot), gradient)| {
-            let rule = Rule::new(config, parameter, slot.step + 1, scale);
+            let rule = Rule::new(&config, parameter, slot.step + 1, 1.0);
             Some(Entry {
                 state: [Some(&slot.first), Some(&slot.second)],
                 shrink: rule.shrink,
@@ -139,11 +188,12 @@ impl AdamW {
                 ..Entry::new(&parameter.var, gradient.as_ref()?)
             })
         });
-        let adam = Adam { beta1: config.beta1, beta2: config.beta2, eps: config.eps };
-        step(OP, &entries.collect::<Vec<_>>(), Step::AdamW { scale, adam })?;
-        let made = self.slots.iter_mut().zip(gradients).filter(|(_, gradient)| gradient.is_some());
+        let how = Step::AdamW(Adam { beta1: config.beta1, beta2: config.beta2, eps: config.eps });
+        let norm = step(OP, &entries.collect::<Vec<_>>(), how, scale, &mut self.kept)?;
+        let made = self.slots.iter_mut().zip(&gradients).filter(|(_, gradient)| gradient.is_some());
         made.for_each(|(slot, _)| slot.step += 1);
-        Ok(())
+        self.step += 1;
+        Ok(norm)
     }
 
     /// Everything that a later [`Self::load_state`] needs besides [`Self::step_count`]: `adamw.exp_avg.<name>`,

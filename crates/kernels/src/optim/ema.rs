@@ -20,6 +20,8 @@ const CHUNK: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Ema {
     averages: BTreeMap<String, Var>,
+    #[cfg(feature = "cuda")]
+    kept: crate::cuda::tensors::optim::Kept,
 }
 
 impl Ema {
@@ -32,7 +34,11 @@ impl Ema {
             let copy = usable(OP, tensor)?.detach().copy()?;
             Ok((name.clone(), Var::from_tensor(&copy)?))
         };
-        Ok(Self { averages: tensors.iter().map(start).collect::<Result<_>>()? })
+        Ok(Self {
+            averages: tensors.iter().map(start).collect::<Result<_>>()?,
+            #[cfg(feature = "cuda")]
+            kept: Default::default(),
+        })
     }
 
     /// One step towards `tensors`, which must have the names, shapes and dtypes of the averages.
@@ -45,9 +51,10 @@ impl Ema {
         let tensors = take_state("", tensors, &self.tensors())?;
         #[cfg(feature = "cuda")]
         if self.averages.values().next().is_some_and(|average| average.device().is_cuda()) {
-            use crate::cuda::tensors::optim::{Entry, Step, step};
+            use crate::cuda::tensors::optim::{Entry, Factor, Step, step};
             let all = self.averages.iter().map(|(name, average)| Entry::new(average, tensors[name.as_str()]));
-            return step(OP, &all.collect::<Vec<_>>(), Step::Ema { decay });
+            let how = Step::Ema { decay };
+            return step(OP, &all.collect::<Vec<_>>(), how, Factor::Given(1.0), &mut self.kept).map(drop);
         }
         for (name, average) in &self.averages {
             let new = on_cpu(OP, tensors[name.as_str()])?;

@@ -6,9 +6,12 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 
 use super::{
-    Parameter, check_at_least, check_momentum, check_parameters, gradient_of, host_copy, on_cpu, take_state, usable,
+    GradientNorm, Parameter, check_at_least, check_momentum, check_parameters, clipped, gradient_norm, gradient_of,
+    host_copy, on_cpu, take_state, usable,
 };
 use crate::Result;
+#[cfg(feature = "cuda")]
+use crate::cuda::tensors::optim::{Entry, Factor, Kept, Step, step};
 use crate::nn::buffers::{Held, Real, by_dtype};
 
 const OP: &str = "sgd";
@@ -34,6 +37,8 @@ pub struct Sgd {
     params: Vec<Parameter>,
     velocities: Vec<Tensor>,
     step: u64,
+    #[cfg(feature = "cuda")]
+    kept: Kept,
 }
 
 impl Sgd {
@@ -49,7 +54,14 @@ impl Sgd {
         check_parameters(OP, &params)?;
         let zeros = |p: &Parameter| Ok(Tensor::zeros(p.var.shape(), p.var.dtype(), p.var.device())?);
         let velocities = params.iter().map(zeros).collect::<Result<_>>()?;
-        Ok(Self { config, params, velocities, step: 0 })
+        Ok(Self {
+            config,
+            params,
+            velocities,
+            step: 0,
+            #[cfg(feature = "cuda")]
+            kept: Kept::default(),
+        })
     }
 
     /// The settings.
@@ -80,15 +92,12 @@ impl Sgd {
     /// # Errors
     /// Those of [`Self::step`], found before anything is changed.
     pub fn step_scaled(&mut self, grads: &GradStore, learning_rate: f64, scale: f64) -> Result<()> {
-        let gradients: Vec<Option<Tensor>> =
-            self.params.iter().map(|p| gradient_of(OP, p, grads)).collect::<Result<_>>()?;
-        let config = SgdConfig { learning_rate, ..self.config };
         #[cfg(feature = "cuda")]
-        if self.params.first().is_some_and(|p| p.var.device().is_cuda()) {
-            self.step_on_card(&config, &gradients, scale)?;
-            self.step += 1;
-            return Ok(());
+        if self.on_card() {
+            return self.step_on_card(grads, learning_rate, Factor::Given(scale)).map(drop);
         }
+        let gradients = self.gradients(grads)?;
+        let config = SgdConfig { learning_rate, ..self.config };
         for ((parameter, velocity), gradient) in self.params.iter().zip(&mut self.velocities).zip(&gradients) {
             if let Some(gradient) = gradient {
                 *velocity = update(&config, parameter, velocity, gradient, scale)?;
@@ -98,21 +107,63 @@ impl Sgd {
         Ok(())
     }
 
-    /// One launch over all parameters that have a gradient.
+    /// One update with the gradients scaled down to a norm of at most `max_norm`, as by [`super::clip_scale`]; `None` leaves
+    /// them as they are. A norm that is not finite changes neither parameters nor velocities.
+    ///
+    /// On a card the norm and the factor stay there and nobody waits: read [`GradientNorm::value`] where the host waits
+    /// anyway. The step is then counted before its norm is known; where it was not finite, load a saved state before going
+    /// on. On the CPU no step is counted.
+    ///
+    /// # Errors
+    /// Those of [`Self::step`], and [`crate::Error::Attribute`] for a `max_norm` that is not positive; found before anything
+    /// is changed.
+    pub fn step_clipped(
+        &mut self,
+        grads: &GradStore,
+        learning_rate: f64,
+        max_norm: Option<f64>,
+    ) -> Result<GradientNorm> {
+        clipped::check(max_norm)?;
+        #[cfg(feature = "cuda")]
+        if self.on_card() {
+            let most = Factor::Most(max_norm.unwrap_or(f64::INFINITY));
+            return GradientNorm::on_card(self.step_on_card(grads, learning_rate, most)?);
+        }
+        let norm = gradient_norm(&self.params, grads)?;
+        if let Some(scale) = clipped::scale(norm, max_norm)? {
+            self.step_scaled(grads, learning_rate, scale)?;
+        }
+        GradientNorm::of(norm)
+    }
+
+    /// The gradient of each parameter, checked against it.
+    fn gradients(&self, grads: &GradStore) -> Result<Vec<Option<Tensor>>> {
+        self.params.iter().map(|p| gradient_of(OP, p, grads)).collect()
+    }
+
     #[cfg(feature = "cuda")]
-    fn step_on_card(&self, config: &SgdConfig, gradients: &[Option<Tensor>], scale: f64) -> Result<()> {
-        use crate::cuda::tensors::optim::{Entry, Step, step};
-        let all = self.params.iter().zip(&self.velocities).zip(gradients);
+    fn on_card(&self) -> bool {
+        self.params.first().is_some_and(|p| p.var.device().is_cuda())
+    }
+
+    /// One launch over all parameters that have a gradient; the norm where `scale` asks for it.
+    #[cfg(feature = "cuda")]
+    fn step_on_card(&mut self, grads: &GradStore, learning_rate: f64, scale: Factor) -> Result<Option<Tensor>> {
+        let gradients = self.gradients(grads)?;
+        let config = &self.config;
+        let all = self.params.iter().zip(&self.velocities).zip(&gradients);
         let entries = all.filter_map(|((parameter, velocity), gradient)| {
             Some(Entry {
                 state: [Some(velocity), None],
                 shrink: if parameter.decay { config.weight_decay } else { 0.0 },
-                rate: config.learning_rate,
+                rate: learning_rate,
                 ..Entry::new(&parameter.var, gradient.as_ref()?)
             })
         });
-        let how = Step::Sgd { scale, momentum: config.momentum, nesterov: config.nesterov };
-        step(OP, &entries.collect::<Vec<_>>(), how)
+        let how = Step::Sgd { momentum: config.momentum, nesterov: config.nesterov };
+        let norm = step(OP, &entries.collect::<Vec<_>>(), how, scale, &mut self.kept)?;
+        self.step += 1;
+        Ok(norm)
     }
 
     /// `sgd.velocity.<name>` of each parameter: what a later [`Self::load_state`] needs besides

@@ -8,19 +8,19 @@ use super::super::train::activation;
 use super::super::train::conv::{self, Conv};
 use super::super::train::pool::{self, MaxPool};
 use super::op::record;
-use super::{Element, Source, by_dtype, card, tensor};
+use super::{Active, Source, by_activations, card, tensor};
 use crate::{Error, Result};
 
 /// [`crate::nn::conv2d`]; sizes and dtypes were checked.
 pub(crate) fn conv2d(op: &'static str, args: (&Tensor, &Tensor, Option<&Tensor>), conv: Conv) -> Result<Tensor> {
-    fn typed<T: Element>(
+    fn typed<T: Active>(
         op: &'static str,
         (x, w, bias): (&Tensor, &Tensor, Option<&Tensor>),
         conv: Conv,
     ) -> Result<Tensor> {
         let card = card(op, x)?;
-        let (values, weights) = (Source::<T>::of(op, x)?, Source::<T>::of(op, w)?);
-        let added = bias.map(|bias| Source::<T>::of(op, bias)).transpose()?;
+        let (values, weights) = (Source::<T>::of(op, x)?, T::weights(op, w)?);
+        let added = bias.map(|bias| Source::<T::Sum>::of(op, bias)).transpose()?;
         let added = added.as_ref().map(|bias| bias.view);
         let y = conv::forward(&card, op, (values.view, weights.view), added, &conv)?;
         let shapes = [x.shape().clone(), w.shape().clone(), Shape::from(conv.c_out)];
@@ -31,27 +31,25 @@ pub(crate) fn conv2d(op: &'static str, args: (&Tensor, &Tensor, Option<&Tensor>)
             let g = Source::<T>::of(op, grad)?;
             let mut out = [None, None, None];
             if wanted[0] {
-                out[0] = Some(conv::backward(&device, op, (g.view, weights.view), &conv)?);
+                let gx = conv::backward(&device, op, (g.view, weights.view), &conv)?;
+                out[0] = Some(tensor(gx, &device.0, &shapes[0]));
             }
             if wanted[1] {
-                out[1] = Some(conv::filter::<_, T>(&device, op, (values.view, g.view), &conv)?);
+                let gw = conv::filter::<_, T>(&device, op, (values.view, g.view), &conv)?;
+                out[1] = Some(tensor(gw, &device.0, &shapes[1]));
             }
             if wanted[2] {
-                out[2] = Some(conv::bias::<_, T>(&device, g.view, &conv)?);
+                out[2] = Some(tensor(conv::bias::<_, T>(&device, g.view, &conv)?, &device.0, &shapes[2]));
             }
-            let mut shapes = shapes.iter();
-            Ok(out.map(|slice| {
-                let shape = shapes.next()?;
-                Some(tensor(slice?, &device.0, shape))
-            }))
+            Ok(out)
         })
     }
-    by_dtype!(op, args.0, typed(op, args, conv))
+    by_activations!(op, args.0, typed(op, args, conv))
 }
 
 /// [`crate::nn::max_pool2d`]; sizes were checked.
 pub(crate) fn max_pool2d(op: &'static str, x: &Tensor, pool: MaxPool) -> Result<Tensor> {
-    fn typed<T: Element>(op: &'static str, x: &Tensor, pool: MaxPool) -> Result<Tensor> {
+    fn typed<T: Active>(op: &'static str, x: &Tensor, pool: MaxPool) -> Result<Tensor> {
         let card = card(op, x)?;
         let (batch, channels, _, _) = x.dims4()?;
         let (y, chosen) = pool.forward(&card, op, Source::<T>::of(op, x)?.view)?;
@@ -62,7 +60,7 @@ pub(crate) fn max_pool2d(op: &'static str, x: &Tensor, pool: MaxPool) -> Result<
             Ok([Some(tensor(gx, &device.0, &shape)), None, None])
         })
     }
-    by_dtype!(op, x, typed(op, x, pool))
+    by_activations!(op, x, typed(op, x, pool))
 }
 
 /// Sizes of maps [B, C, H, W] or vectors [B, C].
@@ -79,7 +77,7 @@ pub(super) fn maps(op: &'static str, x: &Tensor) -> Result<Maps> {
 
 /// [`crate::nn::global_mean`]; the shape was checked.
 pub(crate) fn global_mean(op: &'static str, x: &Tensor) -> Result<Tensor> {
-    fn typed<T: Element>(op: &'static str, x: &Tensor) -> Result<Tensor> {
+    fn typed<T: Active>(op: &'static str, x: &Tensor) -> Result<Tensor> {
         let (card, maps) = (card(op, x)?, maps(op, x)?);
         let y = pool::global_mean(&card, Source::<T>::of(op, x)?.view, maps)?;
         let (shape, device) = (x.shape().clone(), card.clone());
@@ -89,12 +87,12 @@ pub(crate) fn global_mean(op: &'static str, x: &Tensor) -> Result<Tensor> {
             Ok([Some(tensor(gx, &device.0, &shape)), None, None])
         })
     }
-    by_dtype!(op, x, typed(op, x))
+    by_activations!(op, x, typed(op, x))
 }
 
 /// [`crate::nn::gated`]; shapes and dtypes were checked.
 pub(crate) fn gated(op: &'static str, x: &Tensor, gate: &Tensor) -> Result<Tensor> {
-    fn typed<T: Element>(op: &'static str, x: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    fn typed<T: Active>(op: &'static str, x: &Tensor, gate: &Tensor) -> Result<Tensor> {
         let (card, maps) = (card(op, x)?, maps(op, x)?);
         let (values, gates) = (Source::<T>::of(op, x)?, Source::<T>::of(op, gate)?);
         let y = activation::gated(&card, op, (values.view, gates.view), maps)?;
@@ -106,15 +104,15 @@ pub(crate) fn gated(op: &'static str, x: &Tensor, gate: &Tensor) -> Result<Tenso
             Ok([Some(tensor(gx, &device.0, &shapes[0])), Some(tensor(ggate, &device.0, &shapes[1])), None])
         })
     }
-    by_dtype!(op, x, typed(op, x, gate))
+    by_activations!(op, x, typed(op, x, gate))
 }
 
 /// [`crate::nn::scaled_residual`]; shapes and dtypes were checked.
 pub(crate) fn scaled_residual(op: &'static str, shortcut: &Tensor, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
-    fn typed<T: Element>(op: &'static str, shortcut: &Tensor, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    fn typed<T: Active>(op: &'static str, shortcut: &Tensor, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
         let (card, maps) = (card(op, x)?, maps(op, x)?);
         let (past, values) = (Source::<T>::of(op, shortcut)?, Source::<T>::of(op, x)?);
-        let scales = Source::<T>::of(op, scale)?;
+        let scales = Source::<T::Sum>::of(op, scale)?;
         let y = activation::scaled_residual(&card, op, (Some(past.view), values.view), scales.view, maps)?;
         let (shape, device) = (x.shape().clone(), card.clone());
         record(op, &card, &[shortcut, x, scale], (y, x.shape()), move |wanted, _, grad| {
@@ -125,5 +123,5 @@ pub(crate) fn scaled_residual(op: &'static str, shortcut: &Tensor, x: &Tensor, s
             Ok([through, Some(tensor(gx, &device.0, &shape)), Some(tensor(gscale, &device.0, maps.channels))])
         })
     }
-    by_dtype!(op, x, typed(op, shortcut, x, scale))
+    by_activations!(op, x, typed(op, shortcut, x, scale))
 }

@@ -1,5 +1,7 @@
 //! Batch and layer normalisation.
 
+use std::sync::Arc;
+
 use candle_core::{CudaDevice, Shape, Tensor};
 
 use super::super::card::Card;
@@ -9,12 +11,13 @@ use super::super::train::layer_norm as layers;
 use super::super::train::norm::{Gradients, Statistics};
 use super::images::maps;
 use super::op::{self, record};
-use super::{Element, Source, by_dtype, card, tensor};
-use crate::Result;
-use crate::nn::BatchNormOut;
+use super::optim::in_place;
+use super::{Active, Element, Held, Source, by_activations, card, tensor};
+use crate::nn::{BatchMoments, BatchNormOut};
+use crate::{Error, Result};
 
 /// Gradients of x, gamma and beta as tensors.
-fn as_tensors<T: Element>(
+fn as_tensors<T: Active>(
     grads: Gradients<Card, T>,
     device: &CudaDevice,
     shape: &Shape,
@@ -25,16 +28,16 @@ fn as_tensors<T: Element>(
 }
 
 /// The result for statistics, in candle's graph.
-fn normalised<T: Element>(
+fn normalised<T: Active>(
     op: &'static str,
     [x, gamma, beta]: [&Tensor; 3],
-    statistics: Statistics<Card, T>,
+    statistics: Arc<Statistics<Card, T::Sum>>,
     maps: Maps,
     relu: bool,
 ) -> Result<Tensor> {
     let card = card(op, x)?;
-    let (values, scales) = (Source::<T>::of(op, x)?, Source::<T>::of(op, gamma)?);
-    let shifts = Source::<T>::of(op, beta)?;
+    let (values, scales) = (Source::<T>::of(op, x)?, Source::<T::Sum>::of(op, gamma)?);
+    let shifts = Source::<T::Sum>::of(op, beta)?;
     let y = statistics.forward(&card, op, values.view, (scales.view, shifts.view), maps, relu)?;
     let (shape, device) = (x.shape().clone(), card.clone());
     record(op, &card, &[x, gamma, beta], (y, x.shape()), move |_, y, grad| {
@@ -46,19 +49,59 @@ fn normalised<T: Element>(
     })
 }
 
-/// [`crate::nn::batch_norm_train`], or [`crate::nn::batch_norm_relu_train`] if `relu`; shapes and dtypes were checked. The
-/// statistics come back to the host.
-pub(crate) fn batch_norm_train(op: &'static str, args: [&Tensor; 3], eps: f64, relu: bool) -> Result<BatchNormOut> {
-    fn typed<T: Element>(op: &'static str, args: [&Tensor; 3], eps: f64, relu: bool) -> Result<BatchNormOut> {
-        let (card, maps) = (card(op, args[0])?, maps(op, args[0])?);
-        let statistics = Statistics::<Card, T>::of_batch(&card, Source::<T>::of(op, args[0])?.view, maps, eps)?;
-        let [mean, var] = [&statistics.mean, &statistics.variance].map(|v| card.download(v));
-        let wide = |values: Vec<T>| values.into_iter().map(Element::up).collect();
-        let (mean, var) = (wide(mean?), wide(var?));
-        let y = normalised(op, args, statistics, maps, relu)?;
-        Ok(BatchNormOut { y, mean, var, count: maps.batch * maps.map })
+/// Moments of a batch that stay on a card.
+pub(crate) trait OnCard: Send + Sync {
+    /// Channels.
+    fn channels(&self) -> usize;
+
+    /// Mean and biased variance of each channel, read back.
+    fn read(&self) -> Result<[Vec<f64>; 2]>;
+
+    /// Moves running averages in place; `count` values a channel.
+    fn follow(&self, op: &'static str, running: [&Tensor; 2], momentum: f64, count: usize) -> Result<()>;
+}
+
+struct Moments<S: Element> {
+    card: Card,
+    channels: usize,
+    statistics: Arc<Statistics<Card, S>>,
+}
+
+impl<S: Element> OnCard for Moments<S> {
+    fn channels(&self) -> usize {
+        self.channels
     }
-    by_dtype!(op, args[0], typed(op, args, eps, relu))
+
+    fn read(&self) -> Result<[Vec<f64>; 2]> {
+        let read =
+            |values| -> Result<Vec<f64>> { Ok(self.card.download(values)?.into_iter().map(Element::up).collect()) };
+        Ok([read(&self.statistics.mean)?, read(&self.statistics.variance)?])
+    }
+
+    fn follow(&self, op: &'static str, running: [&Tensor; 2], momentum: f64, count: usize) -> Result<()> {
+        if let Some(other) = running.into_iter().find(|tensor| tensor.dtype() != S::DTYPE) {
+            return Err(Error::Dtype { op, got: other.dtype() });
+        }
+        let [mean, variance] = running.map(|tensor| in_place::<S>(op, tensor));
+        self.statistics.follow(&self.card, (mean?.view, variance?.view), momentum, count)
+    }
+}
+
+/// [`crate::nn::batch_norm_train`], or [`crate::nn::batch_norm_relu_train`] if `relu`; shapes and dtypes were checked. The
+/// statistics stay on the card.
+pub(crate) fn batch_norm_train(op: &'static str, args: [&Tensor; 3], eps: f64, relu: bool) -> Result<BatchNormOut> {
+    fn typed<T: Active>(op: &'static str, args: [&Tensor; 3], eps: f64, relu: bool) -> Result<BatchNormOut> {
+        let (card, maps) = (card(op, args[0])?, maps(op, args[0])?);
+        let values = Source::<T>::of(op, args[0])?;
+        let statistics = Arc::new(Statistics::<Card, T::Sum>::of_batch(&card, values.view, maps, eps)?);
+        let y = normalised::<T>(op, args, statistics.clone(), maps, relu)?;
+        let moments = BatchMoments::on_card(
+            Arc::new(Moments { card, channels: maps.channels, statistics }),
+            maps.batch * maps.map,
+        );
+        Ok(BatchNormOut { y, moments })
+    }
+    by_activations!(op, args[0], typed(op, args, eps, relu))
 }
 
 /// [`crate::nn::batch_norm_eval`], or [`crate::nn::batch_norm_relu_eval`] if `relu`; shapes and dtypes were checked.
@@ -69,7 +112,7 @@ pub(crate) fn batch_norm_eval(
     eps: f64,
     relu: bool,
 ) -> Result<Tensor> {
-    fn typed<T: Element>(
+    fn typed<T: Active>(
         op: &'static str,
         args: [&Tensor; 3],
         running: [&Tensor; 2],
@@ -77,19 +120,20 @@ pub(crate) fn batch_norm_eval(
         relu: bool,
     ) -> Result<Tensor> {
         let (card, maps) = (card(op, args[0])?, maps(op, args[0])?);
-        let [mean, variance] = running.map(|t| Source::<T>::of(op, &t.to_dtype(args[0].dtype())?));
+        let [mean, variance] = running.map(|t| Source::<T::Sum>::of(op, &t.to_dtype(T::Sum::DTYPE)?));
         let statistics = Statistics::given(&card, (mean?.view, variance?.view), eps)?;
-        normalised(op, args, statistics, maps, relu)
+        normalised::<T>(op, args, Arc::new(statistics), maps, relu)
     }
-    by_dtype!(op, args[0], typed(op, args, running, eps, relu))
+    by_activations!(op, args[0], typed(op, args, running, eps, relu))
 }
 
 /// [`crate::nn::layer_norm`], or [`crate::nn::layer_norm_map`] of maps; shapes and dtypes were checked.
 pub(crate) fn layer_norm(op: &'static str, args: [&Tensor; 3], maps: Maps, eps: f64) -> Result<Tensor> {
-    fn typed<T: Element>(op: &'static str, args: [&Tensor; 3], maps: Maps, eps: f64) -> Result<Tensor> {
+    fn typed<T: Active>(op: &'static str, args: [&Tensor; 3], maps: Maps, eps: f64) -> Result<Tensor> {
         let (card, x) = (card(op, args[0])?, args[0]);
-        let [values, scales, shifts] = args.map(|t| Source::<T>::of(op, t));
-        let (values, scales, shifts) = (values?, scales?, shifts?);
+        let values = Source::<T>::of(op, x)?;
+        let [scales, shifts] = [args[1], args[2]].map(|t| Source::<T::Sum>::of(op, t));
+        let (scales, shifts) = (scales?, shifts?);
         let (y, moments) = layers::forward(&card, op, values.view, (scales.view, shifts.view), maps, eps)?;
         let (shape, device) = (x.shape().clone(), card.clone());
         record(op, &card, &args, (y, x.shape()), move |_, _, grad| {
@@ -98,5 +142,5 @@ pub(crate) fn layer_norm(op: &'static str, args: [&Tensor; 3], maps: Maps, eps: 
             as_tensors(grads, &device.0, &shape, maps.channels)
         })
     }
-    by_dtype!(op, args[0], typed(op, args, maps, eps))
+    by_activations!(op, args[0], typed(op, args, maps, eps))
 }

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Te
 use cudarc::driver::CudaSlice;
 
 use super::super::card::Card;
-use super::Element;
+use super::Held;
 use super::ready::Ready;
 use crate::{Error, Result};
 
@@ -30,7 +30,7 @@ pub(super) fn record<T, F>(
     backward: F,
 ) -> Result<Tensor>
 where
-    T: Element,
+    T: Held,
     F: Fn([bool; 3], &Tensor, &Tensor) -> Result<Gradients> + Send + Sync + 'static,
 {
     let run = Op { ready: Ready::new(op, card, values, shape), backward };

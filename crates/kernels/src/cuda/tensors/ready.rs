@@ -3,10 +3,11 @@
 use std::sync::Mutex;
 
 use candle_core::Shape;
-use candle_core::cuda_backend::{CudaDType, CudaStorage};
+use candle_core::cuda_backend::CudaStorage;
 use cudarc::driver::CudaSlice;
 
 use super::super::card::Card;
+use super::Held;
 use crate::Error;
 
 /// A result that was computed before its op, handed out once.
@@ -16,13 +17,8 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    pub(super) fn new<T: CudaDType>(
-        name: &'static str,
-        card: &Card,
-        values: CudaSlice<T>,
-        shape: impl Into<Shape>,
-    ) -> Self {
-        let storage = CudaStorage::wrap_cuda_slice(values, card.0.clone());
+    pub(super) fn new<T: Held>(name: &'static str, card: &Card, values: CudaSlice<T>, shape: impl Into<Shape>) -> Self {
+        let storage = T::storage(values, &card.0);
         Self { name, result: Mutex::new(Some((storage, shape.into()))) }
     }
 

@@ -56,6 +56,23 @@ impl<D: Device, S: Stored<Sum = S>> Statistics<D, S> {
         Ok(Self { mean, variance, inverse, batch: false })
     }
 
+    /// Moves running averages in place towards the mean and the unbiased variance of a batch of `count` values a channel.
+    ///
+    /// # Errors
+    /// What the device refuses.
+    pub(crate) fn follow(
+        &self,
+        device: &D,
+        (mean, variance): (View<S>, View<S>),
+        momentum: f64,
+        count: usize,
+    ) -> Result<()> {
+        let (of, from) = (device.view(&self.mean), device.view(&self.variance));
+        let unbiased = count as f64 / (count as f64 - 1.0);
+        let arguments = arguments![of, from, mean, variance, mean.len(), momentum, unbiased];
+        device.launch(kernel!(S, "norm_follow"), threads(mean.len()), arguments)
+    }
+
     /// `γ (x − mean) / √(variance + eps) + β`, rectified if `relu`.
     ///
     /// # Errors

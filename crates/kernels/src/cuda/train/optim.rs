@@ -1,5 +1,8 @@
 //! Steps of optimisers and moving averages, each one launch over all parameters.
 
+use std::marker::PhantomData;
+use std::sync::Arc;
+
 use super::super::device::{Bf16, Device, Launch, Stored, View, arguments, kernel};
 use super::THREADS;
 use crate::Result;
@@ -46,12 +49,39 @@ impl<S: Stored> Slot<S> {
     }
 }
 
-/// The kernels' table of parameters and of chunks.
-pub(crate) struct Table<D: Device, S> {
-    rows: D::Buffer<u64>,
+/// Which chunk of which parameter each block takes: the same from step to step while the same parameters have gradients.
+pub(crate) struct Chunks<D: Device> {
+    lengths: Vec<usize>,
     chunks: D::Buffer<u32>,
     blocks: usize,
-    number: std::marker::PhantomData<S>,
+}
+
+impl<D: Device> Chunks<D> {
+    fn new(device: &D, lengths: Vec<usize>) -> Result<Self> {
+        let of = |(k, len): (usize, &usize)| (0..len.div_ceil(CHUNK)).map(move |c| [k as u32, c as u32]);
+        let chunks: Vec<[u32; 2]> = lengths.iter().enumerate().flat_map(of).collect();
+        Ok(Self { lengths, chunks: device.upload(chunks.as_flattened())?, blocks: chunks.len() })
+    }
+
+    /// Those for parameters of these lengths: `kept` ones if they are.
+    ///
+    /// # Errors
+    /// What the device refuses.
+    pub(crate) fn of(device: &D, lengths: Vec<usize>, kept: &mut Option<Arc<Self>>) -> Result<Arc<Self>> {
+        match kept {
+            Some(kept) if kept.lengths == lengths => Ok(kept.clone()),
+            _ => Ok(kept.insert(Arc::new(Self::new(device, lengths)?)).clone()),
+        }
+    }
+}
+
+/// The kernels' table of parameters and of chunks.
+pub(crate) struct Table<D: Device, S> {
+    /// A row for each parameter, and behind them the factor of the gradients.
+    rows: D::Buffer<u64>,
+    parameters: usize,
+    chunks: Arc<Chunks<D>>,
+    number: PhantomData<S>,
 }
 
 /// AdamW's settings that all parameters share.
@@ -63,36 +93,42 @@ pub(crate) struct Adam {
 }
 
 impl<D: Device, S: Stored<Sum = S>> Table<D, S> {
-    /// Uploads the table; the memory of all slots must outlive the steps.
+    /// Uploads the table, with a factor for the gradients; the memory of all slots must outlive the steps.
     ///
     /// # Errors
     /// What the device refuses.
-    pub(crate) fn new(device: &D, slots: &[Slot<S>]) -> Result<Self> {
-        let rows: Vec<u64> = slots.iter().flat_map(Slot::row).collect();
-        let of =
-            |(k, slot): (usize, &Slot<S>)| (0..slot.value.len().div_ceil(CHUNK)).map(move |c| [k as u32, c as u32]);
-        let chunks: Vec<[u32; 2]> = slots.iter().enumerate().flat_map(of).collect();
-        let (rows, blocks) = (device.upload(&rows)?, chunks.len());
-        Ok(Self { rows, chunks: device.upload(chunks.as_flattened())?, blocks, number: std::marker::PhantomData })
+    pub(crate) fn new(device: &D, slots: &[Slot<S>], scale: f64, kept: &mut Option<Arc<Chunks<D>>>) -> Result<Self> {
+        let chunks = Chunks::of(device, slots.iter().map(|slot| slot.value.len()).collect(), kept)?;
+        let rows: Vec<u64> = slots.iter().flat_map(Slot::row).chain([scale.to_bits()]).collect();
+        Ok(Self { rows: device.upload(&rows)?, parameters: slots.len(), chunks, number: PhantomData })
     }
 
     fn launch(&self, shared: usize) -> Launch {
-        Launch { blocks: self.blocks, threads: THREADS, shared }
+        Launch { blocks: self.chunks.blocks, threads: THREADS, shared }
     }
 
-    /// The norm of all gradients, summed in float64 in a fixed order, and the factor `min(1, most / (norm + 1e-6))`; NaN
-    /// for a norm that is not finite.
+    /// Where the rows lie, and the chunks.
+    fn views(&self, device: &D) -> (View<u64>, View<u32>) {
+        (device.view(&self.rows), device.view(&self.chunks.chunks))
+    }
+
+    /// The factor that was uploaded.
+    pub(crate) fn scale(&self, device: &D) -> View<f64> {
+        View::new(device.view(&self.rows).from(self.parameters * ROW).address(), 1)
+    }
+
+    /// Sums of squares that [`Self::squares`] makes.
+    pub(crate) fn parts(&self) -> usize {
+        self.chunks.blocks
+    }
+
+    /// The sums of squares of pieces of the gradients, in float64.
     ///
     /// # Errors
     /// What the device refuses.
-    pub(crate) fn factor(&self, device: &D, most: f64) -> Result<D::Buffer<f64>> {
-        let (parts, out) = (device.empty::<f64>(self.blocks)?, device.empty::<f64>(2)?);
-        let (rows, chunks) = (device.view(&self.rows), device.view(&self.chunks));
-        let to = device.view(&parts);
-        device.launch(kernel!(S, "gradient_squares"), self.launch(32), arguments![rows, chunks, to])?;
-        let launch = Launch { blocks: 1, threads: THREADS, shared: 32 };
-        device.launch("gradient_factor", launch, arguments![to, device.view(&out), self.blocks, most])?;
-        Ok(out)
+    pub(crate) fn squares(&self, device: &D, parts: View<f64>) -> Result<()> {
+        let (rows, chunks) = self.views(device);
+        device.launch(kernel!(S, "gradient_squares"), self.launch(32), arguments![rows, chunks, parts])
     }
 
     /// A step of [`crate::optim::AdamW`] with the gradients times `scale[0]`; none where that is not finite.
@@ -100,7 +136,7 @@ impl<D: Device, S: Stored<Sum = S>> Table<D, S> {
     /// # Errors
     /// What the device refuses.
     pub(crate) fn adamw(&self, device: &D, scale: View<f64>, adam: Adam) -> Result<()> {
-        let (rows, chunks) = (device.view(&self.rows), device.view(&self.chunks));
+        let (rows, chunks) = self.views(device);
         let arguments = arguments![rows, chunks, scale, adam.beta1, adam.beta2, adam.eps];
         device.launch(kernel!(S, "adamw"), self.launch(0), arguments)
     }
@@ -110,7 +146,7 @@ impl<D: Device, S: Stored<Sum = S>> Table<D, S> {
     /// # Errors
     /// What the device refuses.
     pub(crate) fn sgd(&self, device: &D, scale: View<f64>, momentum: f64, nesterov: bool) -> Result<()> {
-        let (rows, chunks) = (device.view(&self.rows), device.view(&self.chunks));
+        let (rows, chunks) = self.views(device);
         let arguments = arguments![rows, chunks, scale, momentum, usize::from(nesterov)];
         device.launch(kernel!(S, "sgd"), self.launch(0), arguments)
     }
@@ -120,7 +156,19 @@ impl<D: Device, S: Stored<Sum = S>> Table<D, S> {
     /// # Errors
     /// What the device refuses.
     pub(crate) fn ema(&self, device: &D, decay: f64) -> Result<()> {
-        let (rows, chunks) = (device.view(&self.rows), device.view(&self.chunks));
+        let (rows, chunks) = self.views(device);
         device.launch(kernel!(S, "ema"), self.launch(0), arguments![rows, chunks, decay])
     }
+}
+
+/// The norm of gradients, from the sums of squares of their pieces in a fixed order, and the factor
+/// `min(1, most / (norm + 1e-6))`; NaN for a norm that is not finite.
+///
+/// # Errors
+/// What the device refuses.
+pub(crate) fn factor<D: Device>(device: &D, parts: View<f64>, most: f64) -> Result<D::Buffer<f64>> {
+    let out = device.empty::<f64>(2)?;
+    let launch = Launch { blocks: 1, threads: THREADS, shared: 32 };
+    device.launch("gradient_factor", launch, arguments![parts, device.view(&out), parts.len(), most])?;
+    Ok(out)
 }

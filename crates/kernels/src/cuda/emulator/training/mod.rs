@@ -1,5 +1,6 @@
 //! Training ops against the CPU's in float64, on the same numbers: in float32, float64 and bfloat16.
 
+mod casts;
 mod convs;
 mod network;
 mod norms;

@@ -5,10 +5,12 @@ use random::{Axis, Seeds};
 use testkit::tolerance::{TRAINED_BF16, TRAINED_F32, TRAINED_F64};
 
 use super::super::tests::in_every_order;
+use super::optimisers::norm_and_factor;
 use super::*;
 use crate::Result;
 use crate::cuda::train::Maps;
 use crate::cuda::train::activation::{Activation, add};
+use crate::cuda::train::cast::narrow;
 use crate::cuda::train::conv::{self, Conv};
 use crate::cuda::train::linear::Linear;
 use crate::cuda::train::norm::Statistics;
@@ -128,7 +130,6 @@ impl Problem {
 struct Net<'a, T: Activations> {
     device: &'a Emulator,
     params: Vec<Memory<T::Sum>>,
-    copies: Vec<Memory<Bf16>>,
     first: Vec<Memory<T::Sum>>,
     second: Vec<Memory<T::Sum>>,
     x: Memory<T>,
@@ -146,7 +147,6 @@ where
         Self {
             device,
             params: problem.start.iter().map(|v| upload(device, v)).collect(),
-            copies: problem.start.iter().map(|v| upload(device, v)).collect(),
             first: zeros(),
             second: zeros(),
             x: upload(device, &problem.x),
@@ -154,11 +154,15 @@ where
         }
     }
 
-    /// Parameter `k` as activations are multiplied by it.
-    fn weights(&self, k: usize) -> View<T> {
+    /// Parameter `k` as activations are multiplied by it: rounded from the master where they are bfloat16. It lives as long
+    /// as the memory beside it.
+    fn weights(&self, k: usize) -> Result<(View<T>, Option<Memory<Bf16>>)> {
         let master = self.device.view(&self.params[k]);
-        let address = if T::NAME == "bf16" { self.device.view(&self.copies[k]).address() } else { master.address() };
-        View::new(address, master.len())
+        if T::NAME != "bf16" {
+            return Ok((View::new(master.address(), master.len()), None));
+        }
+        let rounded = narrow(self.device, "weights", View::new(master.address(), master.len()))?;
+        Ok((View::new(self.device.view(&rounded).address(), master.len()), Some(rounded)))
     }
 
     fn param(&self, k: usize) -> View<T::Sum> {
@@ -168,31 +172,32 @@ where
     /// Gradients of all parameters.
     fn gradients(&self) -> Result<Vec<Memory<T::Sum>>> {
         let (device, x) = (self.device, self.device.view(&self.x));
+        let ((w0, _held0), (w3, _held3), (w4, _held4)) = (self.weights(0)?, self.weights(3)?, self.weights(4)?);
         let (dense, depthwise) = (same_size(1, HEIGHT, WIDTH), same_size(CHANNELS, HIGH, WIDE));
         let (before, after) = (maps(HEIGHT, WIDTH), maps(HIGH, WIDE));
-        let a = conv::forward(device, "conv", (x, self.weights(0)), None, &dense)?;
+        let a = conv::forward(device, "conv", (x, w0), None, &dense)?;
         let a = device.view(&a);
         let statistics = Statistics::of_batch(device, a, before, EPS)?;
         let b = statistics.forward(device, "norm", a, (self.param(1), self.param(2)), before, true)?;
         let b = device.view(&b);
         let (c, chosen) = POOL.forward(device, "pool", b)?;
         let c = device.view(&c);
-        let d = conv::forward(device, "conv", (c, self.weights(3)), None, &depthwise)?;
+        let d = conv::forward(device, "conv", (c, w3), None, &depthwise)?;
         let d = device.view(&d);
         let e = Activation::Silu.forward(device, "silu", d)?;
         let f = global_mean(device, device.view(&e), after)?;
         let f = device.view(&f);
-        let y = LINEAR.forward(device, "linear", (f, self.weights(4)), Some(self.param(5)))?;
+        let y = LINEAR.forward(device, "linear", (f, w4), Some(self.param(5)))?;
 
         let g = add(device, "loss", (device.view(&y), device.view(&self.wanted)), false)?;
         let g = device.view(&g);
         let (of_linear, of_bias) = (LINEAR.weight(device, "linear", (f, g))?, LINEAR.bias::<_, T>(device, g)?);
-        let g = LINEAR.backward(device, "linear", (g, self.weights(4)))?;
+        let g = LINEAR.backward(device, "linear", (g, w4))?;
         let g = global_mean_gradient(device, "mean", device.view(&g), after)?;
         let g = Activation::Silu.backward(device, "silu", (d, device.view(&g)))?;
         let g = device.view(&g);
         let of_depthwise = conv::filter::<_, T>(device, "conv", (c, g), &depthwise)?;
-        let g = conv::backward(device, "conv", (g, self.weights(3)), &depthwise)?;
+        let g = conv::backward(device, "conv", (g, w3), &depthwise)?;
         let g = POOL.backward(device, "pool", (device.view(&chosen), device.view(&g)))?;
         let g = statistics.backward(device, "norm", (a, Some(b), device.view(&g)), self.param(1), before)?;
         let of_conv = conv::filter::<_, T>(device, "conv", (x, device.view(&g.x)), &dense)?;
@@ -216,12 +221,11 @@ where
                 }
             };
             let [first, second] = [&self.first[k], &self.second[k]].map(|v| self.device.view(v));
-            let copy = Some(self.device.view(&self.copies[k]));
-            Slot { first, second, copy, shrink, rate, root, ..Slot::new(self.param(k), *gradient) }
+            Slot { first, second, shrink, rate, root, ..Slot::new(self.param(k), *gradient) }
         };
         let slots: Vec<Slot<T::Sum>> = views.iter().enumerate().map(slot).collect();
-        let table = Table::new(self.device, &slots)?;
-        let factor = table.factor(self.device, MOST)?;
+        let table = Table::new(self.device, &slots, 1.0, &mut None)?;
+        let factor = norm_and_factor(self.device, &table, MOST)?;
         let factor = self.device.view(&factor).from(1);
         match optimiser {
             Optimiser::AdamW => table.adamw(self.device, factor, Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 }),

@@ -50,11 +50,12 @@ where
             let [x, gamma, beta] = problem.variables(&[batch, channels, map, 1]);
             let train = if relu { nn::batch_norm_relu_train } else { nn::batch_norm_train };
             let out = train(&x, &gamma, &beta, EPS).unwrap();
+            let [mean, variance] = out.moments.read().unwrap();
             let [dx, dg, db]: [Vec<f64>; 3] = gradients(&out.y, &problem.g, &[&x, &gamma, &beta]).try_into().unwrap();
             let want = [
                 ("y", values(&out.y)),
-                ("y mean", out.mean),
-                ("y variance", out.var),
+                ("y mean", mean),
+                ("y variance", variance),
                 ("x", dx),
                 ("sums", [db, dg].concat()),
             ];
@@ -114,6 +115,36 @@ where
     }
 }
 
+/// Running averages after two batches, on the device and by the CPU.
+fn running_averages<T: Activations>()
+where
+    T::Sum: Activations,
+{
+    let mut stream = Seeds::new(46).stream(Axis::Test, &[]);
+    for [batch, channels, map] in [[2, 3, 1], [2, 300, 5]] {
+        let problems = [(); 2].map(|()| Problem::new::<T>(Maps { batch, channels, map }, &mut stream));
+        let start = [draw::<T>(channels, &mut stream), draw::<T>(channels, &mut stream)];
+        let running = start.each_ref().map(|v| variable(v, &[channels]));
+        for problem in &problems {
+            let [x, gamma, beta] = problem.variables(&[batch, channels, map, 1]);
+            let out = nn::batch_norm_train(&x, &gamma, &beta, EPS).unwrap();
+            out.moments.follow(&running[0], &running[1], 0.1).unwrap();
+        }
+        let want = [("y mean", values(&running[0])), ("y variance", values(&running[1]))];
+        let got = in_every_order(|device| {
+            let running = start.each_ref().map(|v| upload::<T::Sum>(device, v));
+            for problem in &problems {
+                let x = upload::<T>(device, &problem.x);
+                let statistics = Statistics::of_batch(device, device.view(&x), problem.maps, EPS)?;
+                let views = (device.view(&running[0]), device.view(&running[1]));
+                statistics.follow(device, views, 0.1, batch * map)?;
+            }
+            Ok([("y mean", numbers(device, &running[0])), ("y variance", numbers(device, &running[1]))])
+        });
+        compare::<T>(&format!("running, {channels} channels"), &got.unwrap(), &want);
+    }
+}
+
 fn layer_norms<T: Activations>()
 where
     T::Sum: Activations,
@@ -145,5 +176,6 @@ where
 in_every_type! {
     batch_norm_with_its_own_statistics: batch_norms,
     batch_norm_with_given_statistics: given_statistics,
+    averages_that_follow_batches: running_averages,
     layer_norm_of_tokens_and_maps: layer_norms,
 }

@@ -1,6 +1,7 @@
 //! Optimisers and moving averages of all parameters at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use random::{Axis, Seeds};
@@ -10,7 +11,7 @@ use super::super::Order;
 use super::super::tests::in_every_order;
 use super::*;
 use crate::Result;
-use crate::cuda::train::optim::{Adam, Slot, Table};
+use crate::cuda::train::optim::{Adam, Chunks, Slot, Table, factor};
 use crate::optim::{AdamW, AdamWConfig, Ema, Parameter, Sgd, SgdConfig, clip_scale, gradient_norm};
 
 /// Lengths of parameters: within a chunk, a chunk, and a few.
@@ -99,6 +100,17 @@ impl<S: Activations<Sum = S>> Held<S> {
     }
 }
 
+/// The norm of a table's gradients, and the factor that brings it down to `most`.
+pub(super) fn norm_and_factor<S: Activations<Sum = S>>(
+    device: &Emulator,
+    table: &Table<Emulator, S>,
+    most: f64,
+) -> Result<Memory<f64>> {
+    let parts = device.empty::<f64>(table.parts())?;
+    table.squares(device, device.view(&parts))?;
+    factor(device, device.view(&parts), most)
+}
+
 /// All steps on the device.
 fn run<S: Activations<Sum = S>>(
     device: &Emulator,
@@ -107,10 +119,11 @@ fn run<S: Activations<Sum = S>>(
     step: impl Fn(&Table<Emulator, S>, View<f64>) -> Result<()>,
 ) -> Result<Vec<f64>> {
     let held = Held::<S>::new(device, problem);
+    let mut kept = None;
     for (at, gradients) in problem.gradients.iter().enumerate() {
         let gradients: Vec<Memory<S>> = gradients.iter().map(|g| upload(device, g)).collect();
-        let table = Table::new(device, &held.slots(device, &gradients, |k| settings(at, k)))?;
-        let factor = table.factor(device, MOST)?;
+        let table = Table::new(device, &held.slots(device, &gradients, |k| settings(at, k)), 1.0, &mut kept)?;
+        let factor = norm_and_factor(device, &table, MOST)?;
         step(&table, device.view(&factor).from(1))?;
     }
     Ok(held.numbers(device))
@@ -184,8 +197,9 @@ fn divergence<S: Activations<Sum = S>>() {
         let mut last = problem.gradients[0][3].clone();
         last[5000] = bad;
         gradients[3] = device.upload(&last.iter().map(|&g| S::of(g)).collect::<Vec<S>>()).unwrap();
-        let table = Table::new(&device, &held.slots(&device, &gradients, |_| [1.0, 0.1, 1.0])).unwrap();
-        let factor = table.factor(&device, MOST).unwrap();
+        let slots = held.slots(&device, &gradients, |_| [1.0, 0.1, 1.0]);
+        let table = Table::new(&device, &slots, 1.0, &mut None).unwrap();
+        let factor = norm_and_factor(&device, &table, MOST).unwrap();
         let scale = device.view(&factor).from(1);
         table.adamw(&device, scale, Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 }).unwrap();
         table.sgd(&device, scale, 0.9, false).unwrap();
@@ -195,6 +209,65 @@ fn divergence<S: Activations<Sum = S>>() {
         let said = device.download(&factor).unwrap();
         assert!(!said[0].is_finite() && said[1].is_nan(), "{said:?}");
     }
+}
+
+/// A factor that the host knows comes with the table.
+fn given_factors<S: Activations<Sum = S>>() {
+    let problem = Problem::new::<S>(65);
+    let config = SgdConfig { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.1, nesterov: false };
+    let params = problem.parameters();
+    let mut host = Sgd::new(params.clone(), config).unwrap();
+    (0..STEPS).for_each(|at| host.step_scaled(&problem.grads(at, &params), 0.05, 0.25).unwrap());
+    let want: Vec<f64> = params.iter().flat_map(|p| values(&p.var)).collect();
+    let got = in_every_order(|device| {
+        let (held, mut kept) = (Held::<S>::new(device, &problem), None);
+        for gradients in &problem.gradients {
+            let gradients: Vec<Memory<S>> = gradients.iter().map(|g| upload(device, g)).collect();
+            let slots = held.slots(device, &gradients, |k| [if k % 2 == 1 { 0.1 } else { 0.0 }, 0.05, 1.0]);
+            let table = Table::new(device, &slots, 0.25, &mut kept)?;
+            table.sgd(device, table.scale(device), 0.9, false)?;
+        }
+        Ok(held.numbers(device))
+    });
+    assert_close(S::NAME, &got.unwrap(), &want, want.len(), bar::<S>());
+}
+
+/// Parameters of both types have one norm, and without a largest norm its factor is 1.
+#[test]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
+fn one_norm_of_both_types() {
+    let device = Emulator(Order::Forward);
+    let (single, double) = (Problem::new::<f32>(66), Problem::new::<f64>(67));
+    let (held, other) = (Held::<f32>::new(&device, &single), Held::<f64>::new(&device, &double));
+    let gradients: Vec<Memory<f32>> = single.gradients[0].iter().map(|g| upload(&device, g)).collect();
+    let others: Vec<Memory<f64>> = double.gradients[0].iter().map(|g| upload(&device, g)).collect();
+    let settings = |_| [1.0, 0.1, 1.0];
+    let one = Table::new(&device, &held.slots(&device, &gradients, settings), 1.0, &mut None).unwrap();
+    let two = Table::new(&device, &other.slots(&device, &others, settings), 1.0, &mut None).unwrap();
+    let parts = device.empty::<f64>(one.parts() + two.parts()).unwrap();
+    one.squares(&device, device.view(&parts)).unwrap();
+    two.squares(&device, device.view(&parts).from(one.parts())).unwrap();
+    let squares = |problem: &Problem| problem.gradients[0].concat().iter().map(|g| g * g).sum::<f64>();
+    let norm = (squares(&single) + squares(&double)).sqrt();
+    for most in [0.5, f64::INFINITY] {
+        let said = device.download(&factor(&device, device.view(&parts), most).unwrap()).unwrap();
+        let want = [norm, if most == 0.5 { most / (norm + 1e-6) } else { 1.0 }];
+        assert_close("norm and factor", &said, &want, 2, OPTIMISER_F64);
+    }
+}
+
+/// Chunks are uploaded again only where lengths differ.
+#[test]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
+fn chunks_are_kept() {
+    let device = Emulator(Order::Forward);
+    let mut kept = None;
+    let first = Chunks::of(&device, vec![5000, 3], &mut kept).unwrap();
+    assert!(Arc::ptr_eq(&first, &Chunks::of(&device, vec![5000, 3], &mut kept).unwrap()));
+    let other = Chunks::of(&device, vec![3, 5000], &mut kept).unwrap();
+    assert!(!Arc::ptr_eq(&first, &other));
+    assert!(Arc::ptr_eq(&other, &Chunks::of(&device, vec![3, 5000], &mut kept).unwrap()));
+    assert!(!Arc::ptr_eq(&other, &Chunks::of(&device, vec![3], &mut kept).unwrap()));
 }
 
 /// A test in both types of parameters.
@@ -212,6 +285,7 @@ macro_rules! in_both {
 in_both! {
     steps_of_adamw: adamw,
     steps_of_gradient_descent: descent,
+    factors_with_the_table: given_factors,
     moving_averages: averages,
     no_step_after_a_divergence: divergence,
 }
