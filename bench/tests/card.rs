@@ -50,7 +50,8 @@ fn card(test: &str) -> Option<MutexGuard<'static, ()>> {
         Ok(_) => Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner)),
         Err(why) => {
             // Past the harness, which shows the output of failing tests alone.
-            writeln!(std::io::stderr(), "{test}: not run, no card: {why}").unwrap();
+            let mut stderr = std::io::stderr();
+            writeln!(stderr, "{test}: not run, no card: {why}").unwrap();
             None
         }
     }
@@ -168,6 +169,26 @@ fn the_first_step_has_the_cpus_loss() {
         for (name, term) in &want.terms {
             assert_close(&format!("{}: {name}", cpu.trial), &[got.terms[name]], &[*term], 1, FIRST_LOSS_F32);
         }
+    }
+}
+
+#[test]
+fn bfloat16_repeats_and_is_another_trial() {
+    let Some(_card) = card("bfloat16 on a card") else { return };
+    let text = tiny(1, 6, METHODS);
+    let place = Place::with_suite(&text.replace("batch_size = 6", "batch_size = 6\nprecision = \"bfloat16\""));
+    let arguments = ["--only", "method=ce|cotap", "--device", "cuda:0"];
+    place.run("a", &arguments, 0);
+    place.run("b", &arguments, 0);
+    let (a, b) = (done(&place, "a"), done(&place, "b"));
+    assert_eq!(a.len(), 2);
+    assert_eq!(outcome(&a), outcome(&b));
+    let plain = Place::with_suite(&text);
+    plain.run("a", &arguments, 0);
+    for (half, single) in a.iter().zip(&done(&plain, "a")) {
+        assert_eq!((&half.method, &half.config["protocol"]["precision"]), (&single.method, &"bfloat16".into()));
+        assert!(single.config["protocol"].get("precision").is_none());
+        assert!(half.cell != single.cell && half.weights != single.weights);
     }
 }
 

@@ -157,11 +157,31 @@ fn reports_of_what_is_no_run_are_refused() {
 }
 
 #[test]
+fn bfloat16_on_the_cpu_is_refused_with_file_and_key() {
+    let text = tiny().replace("batch_size = 6", "batch_size = 6\nprecision = \"bfloat16\"");
+    let place = Place::with_suite(&text);
+    let said = place.run("run", &["--device", "cpu"], 2);
+    said.stderr_has(&[
+        "tiny.toml: `protocol.precision` = \"bfloat16\" is for CUDA cards, and cpu was chosen",
+        "\nhint: ",
+    ]);
+    assert!(!place.path("run").exists());
+    let place = Place::with_suite(&text.replace("bfloat16", "float16"));
+    place.run("run", &["--device", "cpu"], 2).stderr_has(&["tiny.toml:10:13:", "`float16`", "`bfloat16`"]);
+    let place = Place::with_suite(&text.replace("bfloat16", "float32"));
+    place.run("run", &["--device", "cpu", "--only", "method=ce,dataset=soy"], 0);
+    let plain = Place::with_suite(&tiny());
+    plain.run("run", &["--device", "cpu", "--only", "method=ce,dataset=soy"], 0);
+    assert_eq!(place.results("run"), plain.results("run"), "the default written out is the same trial");
+}
+
+#[test]
 #[cfg(unix)]
 fn a_run_of_hours_on_the_cpu_is_estimated_and_has_to_be_asked_for() {
     if candle_core::Device::new_cuda(0).is_ok() {
         // Past the harness, which shows the output of failing tests alone.
-        writeln!(std::io::stderr(), "a run of hours on the CPU: not refused here, where `auto` takes a card").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "a run of hours on the CPU: not refused here, where `auto` takes a card").unwrap();
         return;
     }
     let methods = "[methods.ce]\nce = {}\n[methods.triplet]\ntriplet = {}\n";

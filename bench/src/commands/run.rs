@@ -32,6 +32,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     let chosen = device::choose(&arguments.device)?;
     chosen.note.iter().chain(&chosen.idle(arguments.jobs)).for_each(|note| tell(&format!("note: {note}")));
     let places = chosen.workers(arguments.jobs);
+    suite.check_places(&places)?;
     let selection = Selection::parse(&arguments.only)?;
     if let Some(out) = arguments.out.as_ref().filter(|out| out.to_str().is_none()) {
         return Err(ExpectedError::Usage {

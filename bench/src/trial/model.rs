@@ -32,8 +32,7 @@ impl Network {
         let store = ParameterStore::new(Seeds::new(trial.seed), DType::F32, device);
         let vb = store.var_builder();
         let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
-        let backbone =
-            Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(|e| failed(&e))?;
+        let backbone = backbone(trial, &vb)?;
         let method = Method::new(&trial.method_config, backbone.channels(), classes, vb).map_err(|e| failed(&e))?;
         if let Some(weights) = &trial.weights {
             weights.read()?.load(&trial.backbone_config, &store).map_err(|e| failed(&e))?;
@@ -59,6 +58,14 @@ impl Network {
         }
         (test, train_only)
     }
+}
+
+/// A trial's backbone over these parameters, with activations in the precision of the protocol.
+fn backbone(trial: &Trial, vb: &VarBuilder<'static>) -> Result<Backbone, Failure> {
+    let failed = |e: backbones::Error| Failure::at(Stage::Model, e);
+    let mut backbone = Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(failed)?;
+    backbone.set_precision(trial.protocol.precision).map_err(failed)?;
+    Ok(backbone)
 }
 
 impl TrialWeights {
@@ -94,8 +101,7 @@ impl AveragedNetwork {
         let average = Ema::new(&network.store.tensors()).map_err(|e| failed(&e))?;
         // The builder hands out the averages themselves, so the two networks below follow every update.
         let vb = VarBuilder::from_tensors(average.tensors().into_iter().collect(), DType::F32, device);
-        let backbone =
-            Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(|e| failed(&e))?;
+        let backbone = backbone(trial, &vb)?;
         let teacher = Teacher::new(&trial.method_config, backbone.channels(), vb).map_err(|e| failed(&e))?;
         Ok(Some(Self { average, backbone, teacher, base_decay }))
     }

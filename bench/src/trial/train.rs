@@ -7,7 +7,7 @@ use std::sync::Arc;
 use backbones::Pass;
 use candle_core::{Device, Tensor};
 use datasets::{Loader, TrainPlan, ViewBatch, WantViews};
-use kernels::optim::{CosineSchedule, clip_scale, gradient_norm};
+use kernels::optim::{CosineSchedule, GradientNorm};
 use losses::{Batch, LossOut, Numbers};
 use random::{Axis, Seeds};
 use records::event::Outcome;
@@ -106,7 +106,22 @@ fn finish(
 
 /// The numbers of a step, if its loss is finite; waits for the device.
 fn finite(out: &LossOut, step: u64) -> Result<Numbers, Failure> {
-    let numbers = out.read(&[]).map_err(|e| Failure::at(Stage::Train, e))?;
+    checked(out.read(&[]).map_err(|e| Failure::at(Stage::Train, e))?, step)
+}
+
+/// The same with the norm of the gradient, in one copy from the device.
+fn together(out: &LossOut, norm: &GradientNorm, step: u64) -> Result<(Numbers, f64), Failure> {
+    let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
+    if !norm.tensor().device().same_device(out.total.device()) {
+        // No parameter had a gradient.
+        return Ok((finite(out, step)?, norm.value().map_err(|e| failed(&e))?));
+    }
+    let numbers = checked(out.read(&[norm.tensor()]).map_err(|e| failed(&e))?, step)?;
+    let norm = numbers.also.concat().iter().sum();
+    Ok((numbers, norm))
+}
+
+fn checked(numbers: Numbers, step: u64) -> Result<Numbers, Failure> {
     if numbers.total.is_finite() { Ok(numbers) } else { Err(Failure::diverged(step, "the loss")) }
 }
 
@@ -270,19 +285,17 @@ impl<'a> Training<'a> {
         let at_hand = if self.device.is_cpu() { Some(finite(&out, step)?) } else { None };
         // What a kernel refuses on the way back is a matter of the loss, where that is not finite.
         let gradients = out.total.backward().map_err(|e| finite(&out, step).err().unwrap_or_else(|| failed(&e)))?;
-        let norm = gradient_norm(self.optimizer.parameters(), &gradients).map_err(|e| failed(&e))?;
-        if !norm.is_finite() {
-            return Err(finite(&out, step).err().unwrap_or_else(|| Failure::diverged(step, "the gradient")));
-        }
-        let scale = self.trial.protocol.clip_norm.map_or(Ok(1.0), |max| clip_scale(norm, max));
-        let scale = scale.map_err(|e| failed(&e))?;
-        self.optimizer.step(&gradients, rate, scale).map_err(|e| failed(&e))?;
+        let most = self.trial.protocol.clip_norm;
+        let norm = self.optimizer.step(&gradients, rate, most).map_err(|e| failed(&e))?;
         self.progress.step = step;
         if let Some(averaged) = &mut self.teacher {
             averaged.update(&self.network, step, self.total_steps)?;
         }
-        let numbers = at_hand.map_or_else(|| finite(&out, step), Ok)?;
-        Ok((numbers, norm))
+        let (numbers, norm) = match at_hand {
+            Some(numbers) => (numbers, norm.value().map_err(|e| failed(&e))?),
+            None => together(&out, &norm, step)?,
+        };
+        if norm.is_finite() { Ok((numbers, norm)) } else { Err(Failure::diverged(step, "the gradient")) }
     }
 
     fn loss(&self, batch: ViewBatch, step: u64) -> Result<LossOut, Failure> {
