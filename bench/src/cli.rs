@@ -37,12 +37,12 @@ pub(crate) struct RunArguments {
     /// Only the trials that match, such as 'method=ce|triplet,dataset=soy*'; may be given several times
     #[arg(long, value_name = "EXPR")]
     pub(crate) only: Vec<String>,
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu, cuda:N, a list such as cuda:0,cuda:2, or cuda:all
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
-    /// Trials at a time, which share the cores
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) jobs: u16,
+    /// Trials at a time, which share the cores and take the cards in turn [default: 1, or one a card of a list]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: Option<u16>,
     /// Use no network: what is not in the cache is an error (as with HF_HUB_OFFLINE=1)
     #[arg(long)]
     pub(crate) offline: bool,
@@ -102,7 +102,7 @@ enum Command {
         /// The dtypes of the tensors
         #[arg(long, value_enum, default_value_t = Dtype::Both)]
         dtype: Dtype,
-        /// Where to compute: auto, cpu or cuda:N
+        /// Where to compute: auto, cpu, cuda:N, a list such as cuda:0,cuda:2, or cuda:all
         #[arg(long, value_name = "DEVICE", default_value = "auto")]
         device: String,
         /// Write the table to a CSV file too

@@ -4,8 +4,11 @@ use std::fs;
 
 use records::{Digest, Provenance};
 
-/// Provenance of this build on this machine.
-pub(crate) fn provenance(device: &str, threads: usize) -> Provenance {
+use crate::device::{self, Facts, Place};
+
+/// Provenance of this build on this machine, of what runs on a device with this many threads.
+pub(crate) fn provenance(place: Place, threads: usize) -> Provenance {
+    let Facts { card, driver } = device::facts(place);
     let revision = option_env!("UFG_BENCH_REVISION").filter(|r| !r.is_empty()).map(str::to_owned);
     Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -13,7 +16,9 @@ pub(crate) fn provenance(device: &str, threads: usize) -> Provenance {
         revision,
         dependencies: Digest::of(include_bytes!("../../Cargo.lock")),
         build: env!("UFG_BENCH_BUILD").into(),
-        device: device.into(),
+        device: place.to_string(),
+        card,
+        driver,
         cpu: cpu(),
         threads: threads as u64,
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),

@@ -343,7 +343,7 @@ pub(crate) mod tests {
             data: None,
             predictions: None,
             weights: None,
-            provenance: crate::host::provenance("cpu", 1),
+            provenance: crate::host::provenance(crate::device::Place::Cpu, 1),
             config: trial.config.clone(),
         }
     }

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::io::Write;
+use std::process::Stdio;
+
 use common::{Place, Said, THREE_METHODS, TWO_DATASETS, suite};
 
 fn tiny() -> String {
@@ -151,4 +154,50 @@ fn reports_of_what_is_no_run_are_refused() {
         let said = place.bench(&[command, "nowhere"]).output().unwrap();
         Said::of(said, 3).stderr_has(&["nowhere", "no run directory"]);
     }
+}
+
+#[test]
+fn bfloat16_on_the_cpu_is_refused_with_file_and_key() {
+    let text = tiny().replace("batch_size = 6", "batch_size = 6\nprecision = \"bfloat16\"");
+    let place = Place::with_suite(&text);
+    let said = place.run("run", &["--device", "cpu"], 2);
+    said.stderr_has(&[
+        "tiny.toml: `protocol.precision` = \"bfloat16\" is for CUDA cards, and cpu was chosen",
+        "\nhint: ",
+    ]);
+    assert!(!place.path("run").exists());
+    let place = Place::with_suite(&text.replace("bfloat16", "float16"));
+    place.run("run", &["--device", "cpu"], 2).stderr_has(&["tiny.toml:10:13:", "`float16`", "`bfloat16`"]);
+    let place = Place::with_suite(&text.replace("bfloat16", "float32"));
+    place.run("run", &["--device", "cpu", "--only", "method=ce,dataset=soy"], 0);
+    let plain = Place::with_suite(&tiny());
+    plain.run("run", &["--device", "cpu", "--only", "method=ce,dataset=soy"], 0);
+    assert_eq!(place.results("run"), plain.results("run"), "the default written out is the same trial");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_of_hours_on_the_cpu_is_estimated_and_has_to_be_asked_for() {
+    if candle_core::Device::new_cuda(0).is_ok() {
+        // Past the harness, which shows the output of failing tests alone.
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "a run of hours on the CPU: not refused here, where `auto` takes a card").unwrap();
+        return;
+    }
+    let methods = "[methods.ce]\nce = {}\n[methods.triplet]\ntriplet = {}\n";
+    let place = Place::with_suite(&suite(100_000, methods, TWO_DATASETS));
+    let said = place.run("run", &[], 2);
+    said.stderr_has(&["estimate: 4 trials with ", " million image passes of ", " ms each on this CPU", " hours\n"]);
+    said.stderr_has(&["so long a run of `tiny.toml` on the CPU has to be asked for", "hint: `--device cpu` starts it"]);
+    let begun = |out: &str| std::fs::read_dir(place.path(out).join("trials")).map_or(0, Iterator::count);
+    assert_eq!(begun("run"), 0);
+    assert_eq!(std::fs::read_to_string(place.path("run/records.jsonl")).unwrap(), "");
+    // What was asked for begins.
+    let run = place.command("asked", &["--device", "cpu"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!((0..3000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        begun("asked") > 0
+    }));
+    std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap();
+    assert_eq!(run.wait_with_output().unwrap().status.code(), Some(5));
 }

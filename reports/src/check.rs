@@ -25,7 +25,9 @@ pub(crate) fn row(record: &Record) -> Result<Row<'_>, ReportError> {
             ("cost.seconds", c.seconds),
         ]
     });
-    for (field, value) in best.chain(cost) {
+    let device_memory =
+        record.cost.iter().filter_map(|c| Some(("cost.peak_device_memory_mb", c.peak_device_memory_mb?)));
+    for (field, value) in best.chain(cost).chain(device_memory) {
         check_finite(record, field, value)?;
     }
     for point in &record.curve {

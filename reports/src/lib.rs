@@ -15,6 +15,6 @@ pub mod table;
 
 pub use error::ReportError;
 pub use report::{REFERENCE_METHOD, ReportContext, headline, report_markdown};
-pub use results::{COLUMNS, TIMING_COLUMNS, results_csv};
+pub use results::{COLUMNS, DEVICE_MEMORY_COLUMN, TIMING_COLUMNS, results_csv};
 pub use summary::{MEAN_OVER_DATASETS, summary_csv};
 pub use table::{CellRows, Group, Layout, Metric, Row, ScoreTable, Setting};

@@ -53,6 +53,9 @@ pub const COLUMNS: [&str; 38] = [
 pub const TIMING_COLUMNS: [&str; 6] =
     ["step_ms", "images_per_s", "peak_memory_mb", "seconds", "resumed_at_step", "attempt"];
 
+/// A further column, at the end, where a trial ran on a card: the most of its memory that the trial's tensors held, MiB.
+pub const DEVICE_MEMORY_COLUMN: &str = "peak_device_memory_mb";
+
 /// A row per trial (its latest attempt), in the order of the layout (method, dataset, backbone), then by seed.
 ///
 /// Numbers are written in the shortest form that reads back as the same float64, fields that do not exist are empty.
@@ -65,6 +68,11 @@ pub fn results_csv(records: &[Record], layout: &Layout) -> Result<String, Report
     let table = ScoreTable::new(records, layout)?;
     let mut rows = vec![COLUMNS.map(str::to_owned).to_vec()];
     rows.extend(table.rows().map(fields));
+    let device_memory: Vec<Option<f64>> = table.rows().map(device_memory).collect();
+    if device_memory.iter().any(Option::is_some) {
+        rows[0].push(DEVICE_MEMORY_COLUMN.to_owned());
+        rows[1..].iter_mut().zip(device_memory).for_each(|(row, value)| row.push(field(value)));
+    }
     to_csv(&rows)
 }
 
@@ -81,6 +89,10 @@ pub(crate) fn to_csv(rows: &[Vec<String>]) -> Result<String, ReportError> {
 /// A value, or an empty field. `f64` prints as the shortest decimal that reads back as the same value.
 pub(crate) fn field(value: Option<impl ToString>) -> String {
     value.map_or_else(String::new, |v| v.to_string())
+}
+
+fn device_memory(row: Row<'_>) -> Option<f64> {
+    row.record.cost.as_ref()?.peak_device_memory_mb
 }
 
 /// The fields of a trial, in the order of [`COLUMNS`].

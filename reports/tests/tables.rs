@@ -4,7 +4,10 @@ mod support;
 
 use proptest::prelude::*;
 use records::{Record, Status};
-use reports::{COLUMNS, Layout, ReportError, ScoreTable, TIMING_COLUMNS, report_markdown, results_csv, summary_csv};
+use reports::{
+    COLUMNS, DEVICE_MEMORY_COLUMN, Layout, ReportError, ScoreTable, TIMING_COLUMNS, report_markdown, results_csv,
+    summary_csv,
+};
 use support::{context, done, ended, failed, layout};
 
 fn rows(csv: &str) -> Vec<Vec<String>> {
@@ -232,4 +235,35 @@ fn different_data_is_said() {
     assert!(report(&records).contains("did not all see the same data** for `cotton80`"));
     let skipped = [ended("ce", "cotton80", 1, Status::Skipped { reason: "no".into() })];
     assert!(report(&skipped).contains("**No trial is done.**"));
+}
+
+#[test]
+fn memory_of_cards_is_shown_where_a_trial_ran_on_one() {
+    let on_cpu = done("ce", "cotton80", 1, 30);
+    let mut on_card = done("triplet", "cotton80", 1, 30);
+    on_card.cost.as_mut().unwrap().peak_device_memory_mb = Some(1536.5);
+    on_card.provenance.device = "cuda:1".into();
+    on_card.provenance.card = Some("NVIDIA H100 80GB HBM3".into());
+    on_card.provenance.driver = Some("580.65.06, CUDA 13.0".into());
+    let alone = [on_cpu.clone()];
+    assert!(!results_csv(&alone, &Layout::default()).unwrap().contains(DEVICE_MEMORY_COLUMN));
+    assert!(!report_markdown(&alone, &Layout::default(), &context()).unwrap().contains("of the card"));
+    let both = [on_cpu, on_card];
+    let csv = results_csv(&both, &Layout::default()).unwrap();
+    assert_eq!(rows(&csv)[0][COLUMNS.len()..], [DEVICE_MEMORY_COLUMN]);
+    assert_eq!(column(&csv, DEVICE_MEMORY_COLUMN), ["", "1536.5"]);
+    let report = report_markdown(&both, &Layout::default(), &context()).unwrap();
+    let costs: Vec<&str> =
+        report.lines().skip_while(|l| *l != "## Costs").filter(|l| l.starts_with('|')).take(4).collect();
+    let cell = |line: usize, heading: &str| {
+        let at = costs[0].split('|').position(|c| c.trim() == heading).unwrap();
+        costs[line].split('|').nth(at).unwrap().trim().to_owned()
+    };
+    assert_eq!((cell(2, "of the card"), cell(3, "of the card")), ("–".to_owned(), "1536".to_owned()));
+    assert_eq!((cell(2, "peak memory, MiB"), cell(3, "trial, s")), ("812".to_owned(), "61.5".to_owned()));
+    assert!(report.contains("device cpu, Some CPU"), "{report}");
+    assert!(
+        report.contains("device cuda:1 (NVIDIA H100 80GB HBM3, driver 580.65.06, CUDA 13.0), Some CPU"),
+        "{report}"
+    );
 }

@@ -12,6 +12,7 @@ use records::journal::{self, Records};
 
 use super::print;
 use super::run::run_directory;
+use crate::device;
 use crate::error::{ExpectedError, exit};
 use crate::plan::{self, State};
 use crate::run::cache::Need;
@@ -23,6 +24,7 @@ use crate::weights::{self, Found};
 pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result<i32, ExpectedError> {
     let suite = Suite::load(suite)?;
     let selection = Selection::parse(only)?;
+    let unfit = device::choose("auto").and_then(|chosen| Ok(suite.check_places(&chosen.places)?));
     let directory = run_directory(&suite, out);
     let backbones = weights::find(&suite, |name| selection.may_select(&[("backbone", name)]))?;
     let mut workings: Vec<Resize> = Vec::new();
@@ -66,6 +68,7 @@ pub(crate) fn plan(suite: &str, out: Option<PathBuf>, only: &[String]) -> Result
     text += &of_backbones(&suite, &backbones)?;
     found.notices.iter().chain(&backbones.notices).for_each(|notice| text += &format!("note: {notice}\n"));
     selection.idle_patterns(&plan.trials).iter().for_each(|p| text += &format!("note: `{p}` matches nothing\n"));
+    unfit.err().iter().for_each(|error| text += &format!("note: a run on this machine is refused: {error}\n"));
     text.push('\n');
     let mut outstanding = 0;
     for trial in &selected {

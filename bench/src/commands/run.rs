@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use records::journal::Records;
-use records::{Journal, Record};
+use records::{Journal, Provenance, Record};
 
 use super::print;
 use crate::cli::RunArguments;
@@ -30,8 +30,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     })?;
     let suite = Suite::load(name)?;
     let chosen = device::choose(&arguments.device)?;
-    chosen.note.iter().for_each(|note| tell(&format!("note: {note}")));
-    let device = chosen.place.for_training()?.to_string();
+    chosen.note.iter().chain(&chosen.idle(arguments.jobs)).for_each(|note| tell(&format!("note: {note}")));
+    let places = chosen.workers(arguments.jobs);
+    suite.check_places(&places)?;
     let selection = Selection::parse(&arguments.only)?;
     if let Some(out) = arguments.out.as_ref().filter(|out| out.to_str().is_none()) {
         return Err(ExpectedError::Usage {
@@ -57,10 +58,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     selection.idle_patterns(&plan.trials).iter().for_each(|p| tell(&format!("note: `--only`: `{p}` matches nothing")));
     tell_notices(&plan, &records);
     let jobs = outstanding(&selected, &records);
-    if arguments.device == "auto" && chosen.place == Place::Cpu {
+    if arguments.device == "auto" && chosen.is_cpu() {
         effort::ask(name, &jobs, &plan)?;
     }
-    let threads = (environment::threads().unwrap_or_else(host::cores) / usize::from(arguments.jobs)).max(1);
+    let threads = (environment::threads().unwrap_or_else(host::cores) / places.len()).max(1);
     listen()?;
     let mut tally = Tally::default();
     if jobs.is_empty() {
@@ -68,15 +69,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     } else {
         let events = arguments.events.as_deref().map(EventLog::open).transpose()?;
         let mut display = Display::new(selected.len(), selected.len() - jobs.len(), events);
-        let executor =
-            ChildExecutor { run: directory.clone(), executable: executable()?, threads, device: device.clone() };
-        let provenance = host::provenance(&device, threads);
-        let runner = Runner {
-            suite: &suite.name,
-            workers: usize::from(arguments.jobs),
-            executor: &executor,
-            provenance: &provenance,
-        };
+        let executor = ChildExecutor { run: directory.clone(), executable: executable()?, threads };
+        let workers = workers(&places, threads)?;
+        let runner = Runner { suite: &suite.name, workers: &workers, executor: &executor };
         let result = runner.run(&jobs, &mut journal, &mut display, |record| {
             records.all.push(record.clone());
             after_record(&directory, record)?;
@@ -88,6 +83,17 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     }
     report::rebuild(&directory, &plan_file, &records, Predictions::Checked)?;
     conclude(&directory, &plan_file, &selected, &records, tally)
+}
+
+/// Where and with what each of the trials runs that run at a time. Every card is opened once, so that one that cannot be
+/// used ends the run before it begins, and given back, so that the trials have all of its memory.
+fn workers(places: &[Place], threads: usize) -> Result<Vec<Provenance>, ExpectedError> {
+    for (index, place) in places.iter().enumerate() {
+        if !places[..index].contains(place) {
+            place.opened()?;
+        }
+    }
+    Ok(places.iter().map(|place| host::provenance(*place, threads)).collect())
 }
 
 /// The run directory: what `--out` names, or `runs/<suite>`.
@@ -172,8 +178,8 @@ fn command_line(suite: &str, arguments: &RunArguments) -> String {
     if arguments.device != "auto" {
         words.extend(["--device".to_owned(), arguments.device.clone()]);
     }
-    if arguments.jobs != 1 {
-        words.extend(["--jobs".to_owned(), arguments.jobs.to_string()]);
+    if let Some(jobs) = arguments.jobs {
+        words.extend(["--jobs".to_owned(), jobs.to_string()]);
     }
     words.iter().fold("bench".to_owned(), |line, word| line + " " + &quoted(word))
 }

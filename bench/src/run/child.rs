@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::RunDirectory;
 use super::{Ended, TrialExecutor, interrupt};
+use crate::device::memory;
 use crate::plan::Trial;
 use crate::{environment, host};
 
@@ -31,7 +32,7 @@ pub(crate) struct Order {
     pub(crate) trial: Trial,
     /// The run directory.
     pub(crate) run: PathBuf,
-    /// The device.
+    /// The device: `cpu`, or `cuda:N` as this process counts the cards.
     pub(crate) device: String,
 }
 
@@ -44,12 +45,10 @@ pub(crate) struct ChildExecutor {
     pub(crate) executable: PathBuf,
     /// Worker threads of each child.
     pub(crate) threads: usize,
-    /// The device.
-    pub(crate) device: String,
 }
 
 impl TrialExecutor for ChildExecutor {
-    fn execute(&self, trial: &Trial, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended {
+    fn execute(&self, trial: &Trial, device: &str, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended {
         let outcome =
             |stage, message: String| Ended::Outcome(Box::new(Outcome::bare(Status::Failed { stage, message })));
         let folder = self.run.trial(&trial.id);
@@ -59,7 +58,7 @@ impl TrialExecutor for ChildExecutor {
             Err(error) => return outcome(Stage::Write, format!("cannot write {}: {error}", words.display())),
         };
         let kills_before = host::oom_kills();
-        let mut child = match self.spawn(trial, stderr) {
+        let mut child = match self.spawn(trial, device, stderr) {
             Ok(child) => child,
             Err(error) => return outcome(Stage::Start, format!("the child process did not start: {error}")),
         };
@@ -80,8 +79,8 @@ impl TrialExecutor for ChildExecutor {
 }
 
 impl ChildExecutor {
-    fn spawn(&self, trial: &Trial, stderr: File) -> std::io::Result<Child> {
-        let order = Order { trial: trial.clone(), run: self.run.path().to_owned(), device: self.device.clone() };
+    fn spawn(&self, trial: &Trial, device: &str, stderr: File) -> std::io::Result<Child> {
+        let order = Order { trial: trial.clone(), run: self.run.path().to_owned(), device: device.to_owned() };
         let mut line = serde_json::to_vec(&order)?;
         line.push(b'\n');
         let mut command = Command::new(&self.executable);
@@ -165,7 +164,7 @@ fn follow(child: &mut Child, stop: &AtomicBool, on_event: &mut dyn FnMut(Event))
 fn fault(stage: Stage, status: ExitStatus, oom: bool, words: &Path) -> Status {
     let said = last_words(words);
     let how = describe(status);
-    if oom || said.contains("memory allocation of") {
+    if oom || memory::says_so(&said) {
         return Status::OutOfMemory { message: join(&how, &said) };
     }
     Status::Failed { stage, message: join(&how, &said) }
@@ -198,4 +197,34 @@ fn last_words(path: &Path) -> String {
     let first: String = text.chars().take(FIRST_WORDS).collect();
     let last: String = text.chars().skip(count - LAST_WORDS).collect();
     format!("{first} […] {last}")
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn status(words: &str, oom: bool) -> Status {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stderr.log");
+        fs::write(&path, words).unwrap();
+        // A panic's exit code.
+        fault(Stage::Train, ExitStatus::from_raw(101 << 8), oom, &path)
+    }
+
+    #[test]
+    fn a_child_that_died_for_lack_of_memory_is_told_apart_by_its_last_words() {
+        let panic = "thread 'main' panicked at src/lib.rs:7:9:\nmemory for a copy: DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        for words in [panic, "memory allocation of 8589934592 bytes failed", "CUBLAS_STATUS_ALLOC_FAILED"] {
+            let status = status(words, false);
+            assert!(matches!(&status, Status::OutOfMemory { message } if message.contains(words)), "{status:?}");
+        }
+        assert!(matches!(status("", true), Status::OutOfMemory { .. }));
+        for words in
+            ["", "thread 'main' panicked: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")"]
+        {
+            let status = status(words, false);
+            assert!(matches!(status, Status::Failed { stage: Stage::Train, .. }), "{status:?}");
+        }
+    }
 }

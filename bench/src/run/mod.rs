@@ -20,8 +20,8 @@ use crate::plan::Trial;
 
 /// Carries out one trial. Two implementations: child processes, and a script in the tests.
 pub(crate) trait TrialExecutor: Sync {
-    /// Runs the trial to its end, telling its events. `stop` becomes true when the run is to end early.
-    fn execute(&self, trial: &Trial, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended;
+    /// Runs the trial on `device` to its end, telling its events. `stop` becomes true when the run is to end early.
+    fn execute(&self, trial: &Trial, device: &str, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended;
 }
 
 /// How an execution ended.
@@ -56,19 +56,18 @@ pub(crate) struct Tally {
 enum Message {
     Started(usize),
     Event(usize, Event),
-    Ended(usize, Ended),
+    /// A job, the worker that did it, and how it ended.
+    Ended(usize, usize, Ended),
 }
 
 /// What all trials of a run share.
 pub(crate) struct Runner<'a> {
     /// Name of the suite.
     pub(crate) suite: &'a str,
-    /// Trials at a time.
-    pub(crate) workers: usize,
+    /// Where and with what trials run: one entry for each trial at a time, on the device that it names.
+    pub(crate) workers: &'a [Provenance],
     /// What carries a trial out.
     pub(crate) executor: &'a dyn TrialExecutor,
-    /// Where and with what trials run.
-    pub(crate) provenance: &'a Provenance,
 }
 
 impl Runner<'_> {
@@ -90,14 +89,14 @@ impl Runner<'_> {
         let mut tally = Tally { outstanding: jobs.len(), ..Tally::default() };
         let mut failure = None;
         std::thread::scope(|scope| {
-            for _ in 0..self.workers.clamp(1, jobs.len().max(1)) {
+            for worker in (0..self.workers.len()).take(jobs.len()) {
                 let sender = sender.clone();
                 let (queue, stop) = (&queue, &stop);
-                scope.spawn(move || work(queue, jobs, self.executor, stop, &sender));
+                scope.spawn(move || self.work(worker, queue, jobs, stop, &sender));
             }
             drop(sender);
             for message in &receiver {
-                let (index, outcome) = match message {
+                let (index, worker, outcome) = match message {
                     Message::Started(index) => {
                         display.started(index, &jobs[index].trial, jobs[index].attempt);
                         continue;
@@ -106,10 +105,12 @@ impl Runner<'_> {
                         display.event(index, &event);
                         continue;
                     }
-                    Message::Ended(index, Ended::Outcome(outcome)) if failure.is_none() => (index, outcome),
+                    Message::Ended(index, worker, Ended::Outcome(outcome)) if failure.is_none() => {
+                        (index, worker, outcome)
+                    }
                     Message::Ended(..) => continue,
                 };
-                let record = self.record_of(&jobs[index], *outcome);
+                let record = self.record_of(&jobs[index], worker, *outcome);
                 match keep(&record, journal).and_then(|()| after_record(&record)) {
                     Ok(()) => {
                         tally.count(&record.status);
@@ -125,7 +126,7 @@ impl Runner<'_> {
         failure.map_or(Ok(tally), Err)
     }
 
-    fn record_of(&self, job: &Job, outcome: Outcome) -> Record {
+    fn record_of(&self, job: &Job, worker: usize, outcome: Outcome) -> Record {
         let trial = &job.trial;
         Record {
             format: RECORD_FORMAT,
@@ -145,8 +146,36 @@ impl Runner<'_> {
             data: outcome.data,
             predictions: outcome.predictions,
             weights: outcome.weights,
-            provenance: self.provenance.clone(),
+            provenance: self.workers[worker].clone(),
             config: trial.config.clone(),
+        }
+    }
+
+    /// Takes jobs from the queue until it is empty or the run is to end.
+    fn work(
+        &self,
+        worker: usize,
+        queue: &Mutex<VecDeque<usize>>,
+        jobs: &[Job],
+        stop: &AtomicBool,
+        sender: &mpsc::Sender<Message>,
+    ) {
+        let stopped = || stop.load(Ordering::SeqCst) || interrupt::requested();
+        while !stopped() {
+            let next = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front();
+            let Some(index) = next else {
+                return;
+            };
+            // The receiver lives as long as this scope; sending cannot fail while it matters.
+            let _ = sender.send(Message::Started(index));
+            let ended = self.executor.execute(&jobs[index].trial, &self.workers[worker].device, stop, &mut |event| {
+                let _ = sender.send(Message::Event(index, event));
+            });
+            if matches!(&ended, Ended::Outcome(o) if matches!(o.status, Status::Failed { stage: Stage::Write, .. })) {
+                // The next trial could not write either.
+                stop.store(true, Ordering::SeqCst);
+            }
+            let _ = sender.send(Message::Ended(index, worker, ended));
         }
     }
 }
@@ -158,33 +187,6 @@ impl Tally {
             Status::Done | Status::Skipped { .. } => self.done += 1,
             _ => self.failed += 1,
         }
-    }
-}
-
-/// Takes jobs from the queue until it is empty or the run is to end.
-fn work(
-    queue: &Mutex<VecDeque<usize>>,
-    jobs: &[Job],
-    executor: &dyn TrialExecutor,
-    stop: &AtomicBool,
-    sender: &mpsc::Sender<Message>,
-) {
-    let stopped = || stop.load(Ordering::SeqCst) || interrupt::requested();
-    while !stopped() {
-        let next = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front();
-        let Some(index) = next else {
-            return;
-        };
-        // The receiver lives as long as this scope; sending cannot fail while it matters.
-        let _ = sender.send(Message::Started(index));
-        let ended = executor.execute(&jobs[index].trial, stop, &mut |event| {
-            let _ = sender.send(Message::Event(index, event));
-        });
-        if matches!(&ended, Ended::Outcome(o) if matches!(o.status, Status::Failed { stage: Stage::Write, .. })) {
-            // The next trial could not write either.
-            stop.store(true, Ordering::SeqCst);
-        }
-        let _ = sender.send(Message::Ended(index, ended));
     }
 }
 
@@ -200,17 +202,28 @@ fn keep(record: &Record, journal: &mut Journal) -> Result<(), ExpectedError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Place;
     use crate::plan::tests as fixtures;
 
-    /// Ends every third trial as failed, and stops the run at a given one.
+    /// Ends every third trial as failed, and stops the run at a given one. Where it is to meet, the first trials wait for
+    /// one another, so that every worker has one.
     struct Scripted {
         cannot_write_at: Option<usize>,
         ids: Vec<String>,
+        meeting: Option<std::sync::Barrier>,
+        begun: std::sync::atomic::AtomicUsize,
+        devices: Mutex<std::collections::BTreeMap<String, String>>,
     }
 
     impl TrialExecutor for Scripted {
-        fn execute(&self, trial: &Trial, _: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended {
+        fn execute(&self, trial: &Trial, device: &str, _: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Ended {
             on_event(Event::Stage { stage: Stage::Train });
+            self.devices.lock().unwrap().insert(trial.id.clone(), device.to_owned());
+            if let Some(meeting) = &self.meeting
+                && self.begun.fetch_add(1, Ordering::SeqCst) < DEVICES.len()
+            {
+                meeting.wait();
+            }
             let index = self.ids.iter().position(|id| *id == trial.id).unwrap();
             let failed = |stage| Status::Failed { stage, message: "scripted".into() };
             let status = match index {
@@ -222,20 +235,50 @@ mod tests {
         }
     }
 
-    fn run_scripted(workers: usize, cannot_write_at: Option<usize>) -> (Result<Tally, ExpectedError>, usize) {
-        let suite = fixtures::smoke();
-        let trials = fixtures::planned(&suite).trials;
-        let jobs: Vec<Job> = trials.into_iter().map(|trial| Job { trial, attempt: 1 }).collect();
+    const DEVICES: [&str; 4] = ["cuda:0", "cuda:2", "cuda:0", "cuda:2"];
+
+    fn scripted(cannot_write_at: Option<usize>, meeting: Option<std::sync::Barrier>, jobs: &[Job]) -> Scripted {
         let ids = jobs.iter().map(|j| j.trial.id.clone()).collect();
+        Scripted { cannot_write_at, ids, meeting, begun: Default::default(), devices: Default::default() }
+    }
+
+    fn jobs() -> Vec<Job> {
+        let trials = fixtures::planned(&fixtures::smoke()).trials;
+        trials.into_iter().map(|trial| Job { trial, attempt: 1 }).collect()
+    }
+
+    /// The result and what the journal holds after it.
+    fn run(executor: &Scripted, jobs: &[Job], devices: &[&str]) -> (Result<Tally, ExpectedError>, Vec<Record>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("records.jsonl");
         let (mut journal, _) = Journal::open(&path).unwrap();
-        let executor = Scripted { cannot_write_at, ids };
-        let provenance = crate::host::provenance("cpu", 1);
+        let of = |device: &&str| Provenance { device: (*device).to_owned(), ..crate::host::provenance(Place::Cpu, 1) };
+        let workers: Vec<Provenance> = devices.iter().map(of).collect();
         let mut display = Display::silent();
-        let runner = Runner { suite: "s", workers, executor: &executor, provenance: &provenance };
-        let result = runner.run(&jobs, &mut journal, &mut display, |_| Ok(()));
-        (result, records::journal::read(&path).unwrap().all.len())
+        let runner = Runner { suite: "s", workers: &workers, executor };
+        let result = runner.run(jobs, &mut journal, &mut display, |_| Ok(()));
+        (result, records::journal::read(&path).unwrap().all)
+    }
+
+    fn run_scripted(workers: usize, cannot_write_at: Option<usize>) -> (Result<Tally, ExpectedError>, usize) {
+        let jobs = jobs();
+        let (result, kept) = run(&scripted(cannot_write_at, None, &jobs), &jobs, &vec!["cpu"; workers]);
+        (result, kept.len())
+    }
+
+    #[test]
+    fn each_worker_has_its_device_and_each_record_names_the_one_of_its_trial() {
+        let jobs = jobs();
+        let executor = scripted(None, Some(std::sync::Barrier::new(DEVICES.len())), &jobs);
+        let (result, kept) = run(&executor, &jobs, &DEVICES);
+        assert_eq!(result.unwrap().outstanding, 0);
+        let devices = executor.devices.into_inner().unwrap();
+        assert_eq!(devices.len(), jobs.len());
+        for record in &kept {
+            assert_eq!(record.provenance.device, devices[&record.trial], "{}", record.trial);
+        }
+        let used: std::collections::BTreeSet<&str> = devices.values().map(String::as_str).collect();
+        assert_eq!(used, DEVICES.into_iter().collect());
     }
 
     #[test]

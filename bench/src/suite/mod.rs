@@ -7,7 +7,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
-use backbones::{BackboneConfig, Freeze};
+use backbones::{BackboneConfig, Freeze, Precision};
 use datasets::DatasetConfig;
 use hub::{HubFile, LOCK_NAME, Repo};
 use indexmap::IndexMap;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use locate::{available, find};
 pub(crate) use protocol::{OptimizerConfig, Protocol, Schedule};
 
+use crate::device::Place;
 use crate::environment;
 use crate::error::exit;
 
@@ -25,6 +26,8 @@ use crate::error::exit;
 pub(crate) struct Suite {
     /// Its name: the file's name without `.toml`.
     pub(crate) name: String,
+    /// What messages call its file.
+    pub(crate) file: String,
     /// Prose about it.
     pub(crate) description: String,
     /// Folder against which relative paths in it are resolved.
@@ -109,6 +112,16 @@ pub(crate) enum SuiteError {
         /// What is wrong, with the names that are accepted.
         message: String,
     },
+    /// Its activations need another device.
+    #[error("{file}: `protocol.precision` = \"{precision}\" is for CUDA cards, and {place} was chosen")]
+    Precision {
+        /// The file.
+        file: String,
+        /// What it asks for.
+        precision: Precision,
+        /// Where the trials would run.
+        place: Place,
+    },
 }
 
 impl SuiteError {
@@ -125,6 +138,9 @@ impl SuiteError {
                 "a suite file is text in UTF-8; save it so".into()
             }
             Self::Read { .. } => "check the path".into(),
+            Self::Precision { .. } => {
+                "`--device cuda:N` chooses a card; without one, leave the key out: the default is float32".into()
+            }
             Self::Invalid { .. } => "docs/FORMAT.md describes the keys of a suite file".into(),
         }
     }
@@ -147,9 +163,21 @@ impl Suite {
         self.base.join(LOCK_NAME)
     }
 
+    /// Refuses a device that cannot store activations as the protocol asks for.
+    ///
+    /// # Errors
+    /// [`SuiteError::Precision`].
+    pub(crate) fn check_places(&self, places: &[Place]) -> Result<(), SuiteError> {
+        let precision = self.protocol.precision;
+        match places.iter().find(|place| precision != Precision::Float32 && **place == Place::Cpu) {
+            Some(&place) => Err(SuiteError::Precision { file: self.file.clone(), precision, place }),
+            None => Ok(()),
+        }
+    }
+
     /// Parses a suite file. `label` is what errors call the file.
     pub(crate) fn parse(name: &str, label: &str, text: &str, base: &Path) -> Result<Self, SuiteError> {
-        wire::parse(text, name, base).map_err(|error| {
+        wire::parse(text, name, label, base).map_err(|error| {
             let (line, column) = position(text, error.offset);
             SuiteError::Invalid { file: label.into(), line, column, message: error.message }
         })

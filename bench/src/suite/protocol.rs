@@ -1,6 +1,6 @@
 //! The protocol: how a trial is trained and evaluated, the same for every method of a suite.
 
-use backbones::{HubConfig, Interpolation};
+use backbones::{HubConfig, Interpolation, Precision};
 use datasets::{AugmentConfig, EvalConfig, Filter, Fit, Normalise, Resize};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,10 @@ pub(crate) struct Protocol {
     pub(crate) epochs: u64,
     /// Images of a step (each counts once, however many views it has).
     pub(crate) batch_size: usize,
+    /// What the backbone's activations are stored in; bfloat16 needs a card. Default: float32, which is left out of the
+    /// identity, so that cells from before there was a choice keep theirs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) precision: Precision,
     /// Epochs between two evaluations on the test split; the last epoch is always evaluated, and is the headline.
     #[serde(default = "default_evaluate_epochs")]
     pub(crate) evaluate_epochs: u64,
@@ -52,6 +56,10 @@ pub(crate) struct Protocol {
 
 fn is_plain(interpolation: &Option<Filter>) -> bool {
     interpolation.is_none_or(|filter| filter == FILTER)
+}
+
+fn is_default(precision: &Precision) -> bool {
+    *precision == Precision::default()
 }
 
 fn default_evaluate_epochs() -> u64 {

@@ -100,8 +100,8 @@ fn explained(message: &str) -> String {
     message.to_owned()
 }
 
-/// Parses and validates.
-pub(super) fn parse(text: &str, name: &str, base: &Path) -> Result<Suite, WireError> {
+/// Parses and validates; `label` is what messages call the file.
+pub(super) fn parse(text: &str, name: &str, label: &str, base: &Path) -> Result<Suite, WireError> {
     let wire: WireSuite = toml::from_str(text).map_err(|error| WireError {
         offset: error.span().map_or(0, |span| span.start),
         message: explained(error.message()),
@@ -127,6 +127,7 @@ pub(super) fn parse(text: &str, name: &str, base: &Path) -> Result<Suite, WireEr
     }
     Ok(Suite {
         name: name.into(),
+        file: label.into(),
         description: wire.description.trim().to_owned(),
         base: base.to_owned(),
         methods: entries("methods", wire.methods, |m| m.validate().map(|()| m).map_err(|e| e.to_string()))?,

@@ -50,7 +50,8 @@ impl Progress {
 pub(crate) fn save(path: &Path, progress: &Progress, tensors: &BTreeMap<String, Tensor>) -> Result<(), Failure> {
     let text = serde_json::to_string(progress).map_err(|e| Failure::at(Stage::Write, e))?;
     let metadata = HashMap::from([(KEY.to_owned(), text)]);
-    let bytes = safetensors::serialize(tensors.iter(), Some(metadata)).map_err(|e| Failure::at(Stage::Write, e))?;
+    let bytes = safetensors::serialize(on_host(tensors)?.iter(), Some(metadata));
+    let bytes = bytes.map_err(|e| Failure::at(Stage::Write, e))?;
     files::write_atomically(path, &bytes)
         .map_err(|e| Failure::at(Stage::Write, format!("cannot write the checkpoint {}: {e}", path.display())))
 }
@@ -58,8 +59,15 @@ pub(crate) fn save(path: &Path, progress: &Progress, tensors: &BTreeMap<String, 
 /// What a checkpoint holds.
 pub(crate) type Checkpoint = (Progress, BTreeMap<String, Tensor>);
 
-/// Reads the checkpoint of `trial`, if there is one.
-pub(crate) fn load(path: &Path, trial: &str, device: &Device) -> Result<Option<Checkpoint>, Failure> {
+/// The tensors in the host's memory, one after the other: a card needs no room for copies.
+fn on_host(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, Failure> {
+    let copy = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.to_device(&Device::Cpu)?));
+    tensors.iter().map(copy).collect::<candle_core::Result<_>>().map_err(|e| Failure::at(Stage::Write, e))
+}
+
+/// Reads the checkpoint of `trial`, if there is one, into the host's memory: whoever takes a tensor of it brings it to
+/// its device.
+pub(crate) fn load(path: &Path, trial: &str) -> Result<Option<Checkpoint>, Failure> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -73,7 +81,7 @@ pub(crate) fn load(path: &Path, trial: &str, device: &Device) -> Result<Option<C
         let what = format!("it has format {} and belongs to {}", progress.format, progress.trial);
         return Err(unusable(path, what));
     }
-    let tensors = candle_core::safetensors::load_buffer(&bytes, device).map_err(|e| unusable(path, e))?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| unusable(path, e))?;
     Ok(Some((progress, tensors.into_iter().collect())))
 }
 
@@ -85,9 +93,9 @@ fn unusable(path: &Path, why: impl std::fmt::Display) -> Failure {
     )
 }
 
-/// SHA-256 over names, shapes, dtypes and values of tensors.
+/// SHA-256 over names, shapes, dtypes and values of tensors, whatever device they lie on.
 pub(crate) fn digest(tensors: &BTreeMap<String, Tensor>) -> Result<Digest, Failure> {
-    let bytes = safetensors::serialize(tensors.iter(), None).map_err(|e| Failure::at(Stage::Write, e))?;
+    let bytes = safetensors::serialize(on_host(tensors)?.iter(), None).map_err(|e| Failure::at(Stage::Write, e))?;
     Ok(Digest::of(&bytes))
 }
 
@@ -104,13 +112,13 @@ mod tests {
     fn comes_back_bit_for_bit_and_only_for_its_trial() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint.safetensors");
-        assert!(load(&path, "t", &Device::Cpu).unwrap().is_none());
+        assert!(load(&path, "t").unwrap().is_none());
         let progress = Progress { epoch: 3, step: 12, ..Progress::start("t") };
         save(&path, &progress, &tensors()).unwrap();
-        let (read, back) = load(&path, "t", &Device::Cpu).unwrap().unwrap();
+        let (read, back) = load(&path, "t").unwrap().unwrap();
         assert_eq!(read, progress);
         assert_eq!(digest(&back).unwrap(), digest(&tensors()).unwrap());
-        let other = load(&path, "u", &Device::Cpu).unwrap_err();
+        let other = load(&path, "u").unwrap_err();
         assert!(other.message.contains("belongs to t"), "{}", other.message);
     }
 
@@ -122,7 +130,7 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         for cut in [0, 7, 20, bytes.len() / 2, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..cut]).unwrap();
-            let error = load(&path, "t", &Device::Cpu).unwrap_err();
+            let error = load(&path, "t").unwrap_err();
             assert!(error.message.contains("checkpoint.safetensors"), "{}", error.message);
         }
     }

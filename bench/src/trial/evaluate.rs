@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use records::{Prediction, Scores, Stage};
 
 use super::Failure;
+use super::failure::Cause;
 use super::model::Network;
 use crate::suite::Protocol;
 
@@ -33,7 +34,7 @@ pub(crate) fn evaluate(
     device: &Device,
     step: u64,
 ) -> Result<Evaluation, Failure> {
-    let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Evaluate, e);
+    let failed = |e: &dyn Cause| Failure::at(Stage::Evaluate, e);
     let labels: Vec<u32> = items.iter().map(|item| item.label).collect();
     let (mut logits, mut features) = (Vec::new(), Vec::new());
     for start in (0..items.len()).step_by(BATCH) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datasets::{CacheEvent, Dataset, DatasetError, DecodedSet, Item};
 use records::{DatasetFacts, Digest, Event, Stage};
 
+use super::failure::Cause;
 use super::{Failure, Teller};
 use crate::clock::Stopwatch;
 use crate::plan::Trial;
@@ -24,7 +25,7 @@ pub(super) struct Images {
 
 impl Images {
     pub(super) fn read(trial: &Trial, run: &RunDirectory, teller: &Teller) -> Result<Self, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Data, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Data, e);
         let dataset = datasets::load(&trial.dataset, &trial.dataset_config, &trial.base).map_err(|e| failed(&e))?;
         if dataset.digest != trial.dataset_digest {
             return Err(Failure::at(Stage::Data, "the dataset has changed since the run was planned; run it again"));

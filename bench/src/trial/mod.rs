@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod evaluate;
+mod failure;
 mod images;
 mod model;
 mod optimizer;
@@ -11,43 +12,19 @@ mod train;
 use std::fs::OpenOptions;
 use std::io::{BufRead, Read, Write};
 
+use candle_core::Device;
 use records::event::Outcome;
-use records::{Event, Stage, Status};
+use records::{Event, Stage};
 
+use crate::device::{Place, memory};
 use crate::error::exit;
 use crate::files;
 use crate::run::child::Order;
 use crate::run::directory::RunDirectory;
 use crate::talk::tell;
 
+pub(crate) use failure::Failure;
 pub(crate) use model::Network;
-
-/// Why a trial could not be carried out; becomes its record's status.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    stage: Stage,
-    pub(crate) message: String,
-    diverged_at: Option<u64>,
-}
-
-impl Failure {
-    /// Something went wrong in `stage`.
-    pub(crate) fn at(stage: Stage, message: impl std::fmt::Display) -> Self {
-        Self { stage, message: message.to_string(), diverged_at: None }
-    }
-
-    /// `what` was not finite at `step`.
-    pub(crate) fn diverged(step: u64, what: impl std::fmt::Display) -> Self {
-        Self { stage: Stage::Train, message: what.to_string(), diverged_at: Some(step) }
-    }
-
-    fn into_status(self) -> Status {
-        match self.diverged_at {
-            Some(step) => Status::Diverged { step, what: self.message },
-            None => Status::Failed { stage: self.stage, message: self.message },
-        }
-    }
-}
 
 /// Where a trial's events go.
 pub(crate) struct Teller(std::io::Stdout);
@@ -110,4 +87,12 @@ fn carry_out(order: &Order, teller: &Teller) -> Result<Outcome, Failure> {
     let outcome = train::carry_out(&order.trial, &run, &order.device, teller);
     drop(lock);
     outcome
+}
+
+/// The device of the order, with memory that it keeps from step to step.
+fn opened(name: &str) -> Result<Device, Failure> {
+    let unknown = || Failure::at(Stage::Start, format!("there is no device `{name}`"));
+    let device = Place::named(name).ok_or_else(unknown)?.open().map_err(|e| Failure::at(Stage::Start, e))?;
+    memory::keep(&device).map_err(|e| Failure::at(Stage::Start, e))?;
+    Ok(device)
 }

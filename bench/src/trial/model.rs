@@ -12,6 +12,7 @@ use random::Seeds;
 use records::{Digest, Stage};
 
 use super::Failure;
+use super::failure::Cause;
 use crate::plan::{Trial, TrialWeights};
 
 /// Parameters whose names begin so serve training alone.
@@ -30,9 +31,8 @@ impl Network {
     pub(crate) fn new(trial: &Trial, classes: usize, device: &Device) -> Result<Self, Failure> {
         let store = ParameterStore::new(Seeds::new(trial.seed), DType::F32, device);
         let vb = store.var_builder();
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
-        let backbone =
-            Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(|e| failed(&e))?;
+        let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
+        let backbone = backbone(trial, &vb)?;
         let method = Method::new(&trial.method_config, backbone.channels(), classes, vb).map_err(|e| failed(&e))?;
         if let Some(weights) = &trial.weights {
             weights.read()?.load(&trial.backbone_config, &store).map_err(|e| failed(&e))?;
@@ -60,10 +60,18 @@ impl Network {
     }
 }
 
+/// A trial's backbone over these parameters, with activations in the precision of the protocol.
+fn backbone(trial: &Trial, vb: &VarBuilder<'static>) -> Result<Backbone, Failure> {
+    let failed = |e: backbones::Error| Failure::at(Stage::Model, e);
+    let mut backbone = Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(failed)?;
+    backbone.set_precision(trial.protocol.precision).map_err(failed)?;
+    Ok(backbone)
+}
+
 impl TrialWeights {
     /// The file, if it still is the one that the trial was planned with.
     fn read(&self) -> Result<Weights, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
         let path = self.path.display();
         let bytes = std::fs::read(&self.path).map_err(|e| failed(&format!("cannot read {path}: {e}")))?;
         let found = Digest::of(&bytes);
@@ -89,12 +97,11 @@ impl AveragedNetwork {
         let Some(base_decay) = trial.method_config.teacher_decay() else {
             return Ok(None);
         };
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
         let average = Ema::new(&network.store.tensors()).map_err(|e| failed(&e))?;
         // The builder hands out the averages themselves, so the two networks below follow every update.
         let vb = VarBuilder::from_tensors(average.tensors().into_iter().collect(), DType::F32, device);
-        let backbone =
-            Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(|e| failed(&e))?;
+        let backbone = backbone(trial, &vb)?;
         let teacher = Teacher::new(&trial.method_config, backbone.channels(), vb).map_err(|e| failed(&e))?;
         Ok(Some(Self { average, backbone, teacher, base_decay }))
     }
@@ -102,7 +109,7 @@ impl AveragedNetwork {
     /// The teacher's tokens of some images. It sees them with the statistics of its own batch and changes none of
     /// its running ones.
     pub(crate) fn tokens(&self, images: &Tensor) -> Result<Tensor, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
         let map = self.backbone.forward_t(images, BatchStatistics::TrainFrozen).map_err(|e| failed(&e))?;
         self.teacher.tokens(&map.detach()).map_err(|e| failed(&e))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
-use kernels::optim::{AdamW, AdamWConfig, Parameter, Sgd, SgdConfig};
+use kernels::optim::{AdamW, AdamWConfig, GradientNorm, Parameter, Sgd, SgdConfig};
 use records::Stage;
 
 use super::Failure;
@@ -33,19 +33,17 @@ impl Optimizer {
         made.map_err(|e| Failure::at(Stage::Model, e))
     }
 
-    /// What it optimises.
-    pub(crate) fn parameters(&self) -> &[Parameter] {
+    /// One step with the gradients scaled down to a norm of at most `most`, if there is a most; their norm comes back, and on
+    /// a card stays there until it is read. A norm that is not finite makes no step.
+    pub(crate) fn step(
+        &mut self,
+        gradients: &GradStore,
+        rate: f64,
+        most: Option<f64>,
+    ) -> kernels::Result<GradientNorm> {
         match self {
-            Self::Adamw(adamw) => adamw.parameters(),
-            Self::Sgd(sgd) => sgd.parameters(),
-        }
-    }
-
-    /// One step with the gradients times `scale`.
-    pub(crate) fn step(&mut self, gradients: &GradStore, rate: f64, scale: f64) -> kernels::Result<()> {
-        match self {
-            Self::Adamw(adamw) => adamw.step_scaled(gradients, rate, scale),
-            Self::Sgd(sgd) => sgd.step_scaled(gradients, rate, scale),
+            Self::Adamw(adamw) => adamw.step_clipped(gradients, rate, most),
+            Self::Sgd(sgd) => sgd.step_clipped(gradients, rate, most),
         }
     }
 

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use losses::LossOut;
-use records::{EpochPoint, Stage};
-
-use super::Failure;
+use losses::Numbers;
+use records::EpochPoint;
 
 /// Sums over the steps of an epoch.
 #[derive(Default)]
@@ -19,23 +17,20 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Adds a step and returns its loss.
-    pub(super) fn add(&mut self, out: &LossOut, norm: f64, rate: f64) -> Result<f64, Failure> {
-        let loss = out.total.to_dtype(candle_core::DType::F64).and_then(|t| t.to_scalar::<f64>());
-        let loss = loss.map_err(|e| Failure::at(Stage::Train, e))?;
+    /// Adds a step.
+    pub(super) fn add(&mut self, numbers: &Numbers, norm: f64, rate: f64) {
         self.steps += 1;
-        self.loss += loss;
+        self.loss += numbers.total;
         self.norm += norm;
         self.rate = rate;
-        for (name, value) in &out.terms {
+        for (name, value) in &numbers.terms {
             *self.terms.entry(name.clone()).or_default() += value;
         }
-        for (name, &value) in &out.diagnostics {
+        for (name, &value) in &numbers.diagnostics {
             let (sum, count) = self.diagnostics.entry(name.clone()).or_insert((initial(name), 0));
             *sum = if is_minimum(name) { sum.min(value) } else { *sum + value };
             *count += 1;
         }
-        Ok(loss)
     }
 
     pub(super) fn point(&self, epoch: u64, test_top1: Option<f64>) -> EpochPoint {
@@ -62,4 +57,15 @@ fn is_minimum(name: &str) -> bool {
 
 fn initial(name: &str) -> f64 {
     if is_minimum(name) { f64::INFINITY } else { 0.0 }
+}
+
+/// The median of numbers, 0 of none.
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]),
+    }
 }

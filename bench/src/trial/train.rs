@@ -7,20 +7,22 @@ use std::sync::Arc;
 use backbones::Pass;
 use candle_core::{Device, Tensor};
 use datasets::{Loader, TrainPlan, ViewBatch, WantViews};
-use kernels::optim::{CosineSchedule, clip_scale, gradient_norm};
-use losses::{Batch, LossOut};
+use kernels::optim::{CosineSchedule, GradientNorm};
+use losses::{Batch, LossOut, Numbers};
 use random::{Axis, Seeds};
 use records::event::Outcome;
 use records::{Best, Cost, Digest, Event, FileRef, Stage, Status, predictions};
 
 use super::checkpoint::{self, Progress};
 use super::evaluate::{Evaluation, evaluate};
+use super::failure::Cause;
 use super::images::Images;
 use super::model::{AveragedNetwork, Network};
 use super::optimizer::Optimizer;
-use super::sums::Sums;
-use super::{Failure, Teller};
+use super::sums::{Sums, median};
+use super::{Failure, Teller, opened};
 use crate::clock::Stopwatch;
+use crate::device::memory;
 use crate::files;
 use crate::host;
 use crate::plan::Trial;
@@ -36,10 +38,7 @@ const MODEL: &str = "model.";
 /// Carries a trial out.
 pub(crate) fn carry_out(trial: &Trial, run: &RunDirectory, device: &str, teller: &Teller) -> Result<Outcome, Failure> {
     let clock = Stopwatch::start();
-    let device = match device {
-        "cpu" => Device::Cpu,
-        other => return Err(Failure::at(Stage::Start, format!("device `{other}` is not part of this build"))),
-    };
+    let device = opened(device)?;
     teller.stage(Stage::Data);
     let data = Images::read(trial, run, teller)?;
     teller.stage(Stage::Model);
@@ -82,6 +81,7 @@ fn finish(
     files::write_atomically(&path, text.as_bytes())
         .map_err(|e| Failure::at(Stage::Write, format!("cannot write {}: {e}", path.display())))?;
     let (params, params_train_only) = training.network.count();
+    let peak_device_memory_mb = memory::peak_mb(&training.device).map_err(|e| Failure::at(Stage::Evaluate, e))?;
     Ok(Outcome {
         status: Status::Done,
         scores: Some(evaluation.scores),
@@ -94,6 +94,7 @@ fn finish(
             step_ms: median(&training.step_ms),
             images_per_s: training.images as f64 / training.epoch_seconds.max(f64::MIN_POSITIVE),
             peak_memory_mb: host::peak_memory_mb().unwrap_or(0.0),
+            peak_device_memory_mb,
             seconds: clock.seconds(),
             resumed_at_step,
         }),
@@ -103,14 +104,25 @@ fn finish(
     })
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]),
+/// The numbers of a step, if its loss is finite; waits for the device.
+fn finite(out: &LossOut, step: u64) -> Result<Numbers, Failure> {
+    checked(out.read(&[]).map_err(|e| Failure::at(Stage::Train, e))?, step)
+}
+
+/// The same with the norm of the gradient, in one copy from the device.
+fn together(out: &LossOut, norm: &GradientNorm, step: u64) -> Result<(Numbers, f64), Failure> {
+    let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
+    if !norm.tensor().device().same_device(out.total.device()) {
+        // No parameter had a gradient.
+        return Ok((finite(out, step)?, norm.value().map_err(|e| failed(&e))?));
     }
+    let numbers = checked(out.read(&[norm.tensor()]).map_err(|e| failed(&e))?, step)?;
+    let norm = numbers.also.concat().iter().sum();
+    Ok((numbers, norm))
+}
+
+fn checked(numbers: Numbers, step: u64) -> Result<Numbers, Failure> {
+    if numbers.total.is_finite() { Ok(numbers) } else { Err(Failure::diverged(step, "the loss")) }
 }
 
 /// A trial in training.
@@ -173,10 +185,10 @@ impl<'a> Training<'a> {
 
     /// Goes on from the checkpoint, if there is one.
     fn resume(&mut self) -> Result<(), Failure> {
-        let Some((progress, tensors)) = checkpoint::load(&self.checkpoint, &self.trial.id, &self.device)? else {
+        let Some((progress, tensors)) = checkpoint::load(&self.checkpoint, &self.trial.id)? else {
             return Ok(());
         };
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Model, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Model, e);
         let model: BTreeMap<String, Tensor> = tensors
             .iter()
             .filter_map(|(name, tensor)| Some((name.strip_prefix(MODEL)?.to_owned(), tensor.clone())))
@@ -213,10 +225,11 @@ impl<'a> Training<'a> {
             let rate = self.schedule.at(self.progress.step);
             let images = batch.labels.len();
             let step_clock = Stopwatch::start();
-            let (out, norm) = self.step(batch, rate)?;
+            let (numbers, norm) = self.step(batch, rate)?;
             self.step_ms.push(1e3 * step_clock.seconds());
             self.images += images as u64;
-            let loss = sums.add(&out, norm, rate)?;
+            let loss = numbers.total;
+            sums.add(&numbers, norm, rate);
             if since_event.is_none_or(|s| s.seconds() >= STEP_EVENT_SECONDS) {
                 since_event = Some(Stopwatch::start());
                 let images_per_s = self.images as f64 / (self.epoch_seconds + clock.seconds());
@@ -261,32 +274,32 @@ impl<'a> Training<'a> {
         Ok(Loader::new(Arc::clone(&self.data.train), batches, plan, None))
     }
 
-    /// One step; the norm of its gradient comes back with the loss.
-    fn step(&mut self, batch: ViewBatch, rate: f64) -> Result<(LossOut, f64), Failure> {
+    /// One step; its numbers and the norm of its gradient come back, when the device is done with all of it.
+    ///
+    /// On the CPU a loss that is not finite ends the trial at once. A card is asked for its numbers when everything is
+    /// launched, so that it never waits for the host in between.
+    fn step(&mut self, batch: ViewBatch, rate: f64) -> Result<(Numbers, f64), Failure> {
         let step = self.progress.step + 1;
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
         let out = self.loss(batch, step)?;
-        let loss = out.total.to_dtype(candle_core::DType::F64).and_then(|t| t.to_scalar::<f64>());
-        if !loss.map_err(|e| failed(&e))?.is_finite() {
-            return Err(Failure::diverged(step, "the loss"));
-        }
-        let gradients = out.total.backward().map_err(|e| failed(&e))?;
-        let norm = gradient_norm(self.optimizer.parameters(), &gradients).map_err(|e| failed(&e))?;
-        if !norm.is_finite() {
-            return Err(Failure::diverged(step, "the gradient"));
-        }
-        let scale = self.trial.protocol.clip_norm.map_or(Ok(1.0), |max| clip_scale(norm, max));
-        let scale = scale.map_err(|e| failed(&e))?;
-        self.optimizer.step(&gradients, rate, scale).map_err(|e| failed(&e))?;
+        let at_hand = if self.device.is_cpu() { Some(finite(&out, step)?) } else { None };
+        // What a kernel refuses on the way back is a matter of the loss, where that is not finite.
+        let gradients = out.total.backward().map_err(|e| finite(&out, step).err().unwrap_or_else(|| failed(&e)))?;
+        let most = self.trial.protocol.clip_norm;
+        let norm = self.optimizer.step(&gradients, rate, most).map_err(|e| failed(&e))?;
         self.progress.step = step;
         if let Some(averaged) = &mut self.teacher {
             averaged.update(&self.network, step, self.total_steps)?;
         }
-        Ok((out, norm))
+        let (numbers, norm) = match at_hand {
+            Some(numbers) => (numbers, norm.value().map_err(|e| failed(&e))?),
+            None => together(&out, &norm, step)?,
+        };
+        if norm.is_finite() { Ok((numbers, norm)) } else { Err(Failure::diverged(step, "the gradient")) }
     }
 
     fn loss(&self, batch: ViewBatch, step: u64) -> Result<LossOut, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
+        let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
         let (count, size) = (batch.labels.len(), self.trial.protocol.input_size);
         let images = |views: Vec<f32>| Tensor::from_vec(views, (count, 3, size, size), &self.device);
         let anchor = images(batch.anchor).map_err(|e| failed(&e))?;

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use backbones::parity::{ParityBars, ParityCase, ParityErrors, parity_files};
+use candle_core::Device;
 
 use super::measure::Measured;
 use super::{Precision, Row};
@@ -39,15 +40,15 @@ pub(crate) fn folder(path: &Path) -> Result<Vec<ParityCase>, OracleError> {
     parity_files(path)?.iter().map(|json| Ok(ParityCase::read(json)?)).collect()
 }
 
-/// Runs every network in every dtype.
-pub(crate) fn verify(cases: &[ParityCase], precisions: &[Precision]) -> Vec<Row> {
+/// Runs every network in every dtype on `device`.
+pub(crate) fn verify(cases: &[ParityCase], precisions: &[Precision], device: &Device) -> Vec<Row> {
     let pairs = cases.iter().flat_map(|case| precisions.iter().map(move |precision| (case, *precision)));
-    pairs.flat_map(|(case, precision)| rows(case, precision)).collect()
+    pairs.flat_map(|(case, precision)| rows(case, precision, device)).collect()
 }
 
-fn rows(case: &ParityCase, precision: Precision) -> [Row; 3] {
+fn rows(case: &ParityCase, precision: Precision, device: &Device) -> [Row; 3] {
     let bars = ParityBars::of(precision.dtype());
-    let (errors, notes) = match case.run(precision.dtype()) {
+    let (errors, notes) = match case.run_on(precision.dtype(), device) {
         Ok(errors) => (errors, vec![]),
         Err(error) => (never(), vec![format!("refused: {error}")]),
     };

@@ -70,6 +70,12 @@ impl Row {
     }
 }
 
+/// The ops among the rows that know no device: they take plain numbers, as trials hand them over.
+pub(crate) fn left_to_cpu(rows: &[Row]) -> Vec<&'static str> {
+    let of_numbers = [Op::ClassificationMetrics, Op::RetrievalMetrics].map(Op::name);
+    of_numbers.into_iter().filter(|name| rows.iter().any(|row| row.op == *name)).collect()
+}
+
 /// Runs every case of the set in every dtype on `device`, in the order of the file names.
 ///
 /// # Errors

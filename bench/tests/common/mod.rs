@@ -99,6 +99,7 @@ pub(crate) fn results(path: &Path) -> Vec<BTreeMap<String, String>> {
         .map(|row| {
             let mut row = row.unwrap();
             TIMING.iter().for_each(|column| assert!(row.remove(*column).is_some(), "no column {column}"));
+            row.remove(reports::DEVICE_MEMORY_COLUMN);
             row
         })
         .collect()

@@ -129,12 +129,16 @@ impl ParityCase {
             .to_dtype(dtype)?)
     }
 
-    /// The network with filled parameters.
+    /// The network with filled parameters, on the CPU.
     ///
     /// # Errors
     /// Those of [`Backbone::new`].
     pub fn network(&self, dtype: DType) -> Result<(ParameterStore, Backbone)> {
-        let store = ParameterStore::new(Seeds::new(0), dtype, &Device::Cpu);
+        self.network_on(dtype, &Device::Cpu)
+    }
+
+    fn network_on(&self, dtype: DType, device: &Device) -> Result<(ParameterStore, Backbone)> {
+        let store = ParameterStore::new(Seeds::new(0), dtype, device);
         let backbone = Backbone::new(&self.config(), store.var_builder())?;
         let filled = |(name, shape): (&String, &Vec<usize>)| {
             Ok((name.clone(), Tensor::from_vec(fill(name, shape), shape.as_slice(), &Device::Cpu)?))
@@ -144,19 +148,29 @@ impl ParityCase {
         Ok((store, backbone))
     }
 
-    /// Runs the network and measures its errors.
+    /// Runs the network on the CPU and measures its errors.
     ///
     /// # Errors
     /// What the network refuses.
     pub fn run(&self, dtype: DType) -> Result<ParityErrors> {
-        let (store, backbone) = self.network(dtype)?;
-        let x = self.images(dtype)?;
+        self.run_on(dtype, &Device::Cpu)
+    }
+
+    /// Runs the network on a device and measures its errors. Losses, gradients and timm's classifier are computed there as
+    /// well; only the comparison is the CPU's.
+    ///
+    /// # Errors
+    /// What the network refuses, or the device.
+    pub fn run_on(&self, dtype: DType, device: &Device) -> Result<ParityErrors> {
+        let (store, backbone) = self.network_on(dtype, device)?;
+        let x = self.images(dtype)?.to_device(device)?;
         let eval = backbone.features(&x, &mut Pass::new(BatchStatistics::Eval))?;
         let logits = self.logits(&eval.pooled()?)?;
         let features_eval = relative_error(&numbers(&eval.into_tensor())?, self.features_eval());
         let train = backbone.forward_features(&x, BatchStatistics::TrainFrozen)?;
         let count = train.elem_count();
         let cotangent = Tensor::from_vec(unit("cotangent", count), train.shape(), &Device::Cpu)?.to_dtype(dtype)?;
+        let cotangent = cotangent.to_device(device)?;
         let loss = (&train * cotangent)?.sum_all()?.affine(1.0 / count as f64, 0.0)?;
         Ok(ParityErrors {
             features_eval,
@@ -170,7 +184,8 @@ impl ParityCase {
     fn logits(&self, pooled: &Tensor) -> Result<Tensor> {
         let parameter = |name: String| -> Result<Tensor> {
             let shape = &self.shapes()[&name];
-            Ok(Tensor::from_vec(fill(&name, shape), shape.as_slice(), &Device::Cpu)?.to_dtype(pooled.dtype())?)
+            let filled = Tensor::from_vec(fill(&name, shape), shape.as_slice(), &Device::Cpu)?;
+            Ok(filled.to_dtype(pooled.dtype())?.to_device(pooled.device())?)
         };
         let named = |name: &str| -> Result<_> {
             Ok((parameter(format!("{name}.weight"))?, parameter(format!("{name}.bias"))?))

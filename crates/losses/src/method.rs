@@ -11,8 +11,9 @@ use crate::ce::cross_entropy;
 use crate::cotap::{self, Projection, cotap_term};
 use crate::dsot::GraphHead;
 use crate::layers::Linear;
-use crate::ops::{label_count, map_dims, pool, same_dims, scalar};
+use crate::ops::{label_count, map_dims, pool, same_dims};
 use crate::pac_mcl::PacMcl;
+use crate::readout::{Numbers, Unread, fetch};
 use crate::supcon::Supcon;
 use crate::{CotapConfig, LossError, MethodConfig, Result, Teacher, TripletConfig};
 
@@ -41,16 +42,38 @@ pub struct Draws {
     pub negatives: Vec<Option<usize>>,
 }
 
-/// The loss of one step.
+/// The loss of one step. Its numbers stay on the device until [`LossOut::read`] fetches all of them at once.
 #[derive(Debug)]
 pub struct LossOut {
     /// `CE(anchor) + λ·CE(positive) + γ·L_method`, a scalar.
     pub total: Tensor,
-    /// The unweighted terms that the method has: `ce_anchor`, `ce_positive`, `method`.
-    pub terms: BTreeMap<String, f64>,
-    /// What the objective reports beside its value; see [`crate::pac_mcl::pac_mcl`] and
-    /// [`crate::triplet::mined_triplet`].
-    pub diagnostics: BTreeMap<String, f64>,
+    terms: BTreeMap<String, Tensor>,
+    diagnostics: Unread,
+}
+
+impl LossOut {
+    /// The numbers of the step, and the values of further tensors of the same device, in one copy from it: the host waits
+    /// for the device once.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn read(&self, also: &[&Tensor]) -> Result<Numbers> {
+        let terms = self.terms.len();
+        let mut tensors = vec![&self.total];
+        tensors.extend(self.terms.values());
+        tensors.extend(&self.diagnostics.tensors);
+        let own = tensors.len();
+        tensors.extend(also);
+        let mut values = fetch(&tensors)?;
+        let also = values.split_off(own);
+        let named = self.terms.keys().cloned().zip(values[1..].iter().map(|term| term[0]));
+        Ok(Numbers {
+            total: values[0][0],
+            terms: named.collect(),
+            diagnostics: self.diagnostics.finish(&values[1 + terms..]),
+            also,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -201,16 +224,16 @@ impl Method {
         };
         let mut terms = BTreeMap::new();
         let mut total = cross_entropy(&self.head_logits(&anchor)?, batch.labels, weights.smoothing)?;
-        terms.insert("ce_anchor".to_owned(), scalar(&total)?);
+        terms.insert("ce_anchor".to_owned(), total.detach());
         if weights.lambda > 0.0 {
             let map = self.need(positive.as_ref(), "positive_map")?;
             let term = cross_entropy(&self.head_logits(map)?, batch.labels, weights.smoothing)?;
-            terms.insert("ce_positive".to_owned(), scalar(&term)?);
+            terms.insert("ce_positive".to_owned(), term.detach());
             total = (total + (term * weights.lambda)?)?;
         }
-        let mut diagnostics = BTreeMap::new();
+        let mut diagnostics = Unread::known(BTreeMap::new());
         if let Some((term, found)) = self.term(&anchor, positive.as_ref(), batch, draws)? {
-            terms.insert("method".to_owned(), scalar(&term)?);
+            terms.insert("method".to_owned(), term.detach());
             total = (total + (term.to_dtype(self.dtype)? * weights.gamma)?)?;
             diagnostics = found;
         }
@@ -224,21 +247,19 @@ impl Method {
         positive: Option<&Tensor>,
         batch: &Batch,
         draws: &Draws,
-    ) -> Result<Option<(Tensor, BTreeMap<String, f64>)>> {
+    ) -> Result<Option<(Tensor, Unread)>> {
         let second = || self.need(positive, "positive_map");
+        let nothing = || Unread::known(BTreeMap::new());
         match &self.objective {
             Objective::None => Ok(None),
-            Objective::Supcon(supcon) => Ok(Some((supcon.term(anchor, second()?, batch.labels)?, BTreeMap::new()))),
+            Objective::Supcon(supcon) => Ok(Some((supcon.term(anchor, second()?, batch.labels)?, nothing()))),
             Objective::Triplet(config) => config.term(anchor, second()?, batch.labels, &draws.negatives).map(Some),
-            Objective::PacMcl(pac) => {
-                let out = pac.term(anchor, second()?, batch.labels)?;
-                Ok(Some((out.loss, out.diagnostics)))
-            }
+            Objective::PacMcl(pac) => pac.term(anchor, second()?, batch.labels).map(Some),
             Objective::Cotap(config, projection) => {
                 let teacher = self.need(batch.teacher_tokens, "teacher_tokens")?.to_dtype(self.dtype)?;
                 let student = projection.tokens(anchor)?;
                 let term = cotap_term(&student, &teacher, &draws.pairs, config.tau1, config.tau2)?;
-                Ok(Some((term, BTreeMap::new())))
+                Ok(Some((term, nothing())))
             }
         }
     }

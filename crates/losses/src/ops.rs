@@ -1,6 +1,6 @@
 //! Small differentiable pieces with derivatives that stay finite where candle's own do not.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 
 use crate::{LossError, Result};
 
@@ -109,11 +109,6 @@ pub(crate) fn select(x: &Tensor, indices: &[usize]) -> Result<Tensor> {
     let indices: Vec<u32> = indices.iter().map(|&i| i as u32).collect();
     let n = indices.len();
     Ok(x.index_select(&Tensor::from_vec(indices, n, x.device())?, 0)?)
-}
-
-/// The value of a scalar.
-pub(crate) fn scalar(x: &Tensor) -> Result<f64> {
-    Ok(x.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }
 
 /// A constant tensor of this dtype from float64 values.

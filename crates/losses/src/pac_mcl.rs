@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 use kernels::assignment;
 use kernels::spd::{Metric, Prepared, pair_distance};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops::{constant, label_count, log_softmax, mean, positive_part, quantile, same_dims, zero_of};
 use crate::parts::Parts;
+use crate::readout::Unread;
 use crate::settings::Check;
 use crate::{LossError, Result};
 
@@ -151,9 +152,11 @@ impl PacMcl {
     }
 
     /// The term on the maps `[B,C,H,W]` of both views, in float64.
-    pub fn term(&self, anchor: &Tensor, positive: &Tensor, labels: &[u32]) -> Result<PacMclOut> {
+    pub(crate) fn term(&self, anchor: &Tensor, positive: &Tensor, labels: &[u32]) -> Result<(Tensor, Unread)> {
         let (a, b) = (self.parts.covariances(anchor)?, self.parts.covariances(positive)?);
-        pac_mcl(self.metric, self.alignment, self.negatives, self.margin, &a, &b, labels)
+        let (loss, _, diagnostics) =
+            unread_pac_mcl(self.metric, self.alignment, self.negatives, self.margin, &a, &b, labels)?;
+        Ok((loss, diagnostics))
     }
 }
 
@@ -191,6 +194,20 @@ pub fn pac_mcl(
     positive: &Tensor,
     labels: &[u32],
 ) -> Result<PacMclOut> {
+    let (loss, matches, diagnostics) = unread_pac_mcl(metric, alignment, negatives, margin, anchor, positive, labels)?;
+    Ok(PacMclOut { loss, matches, diagnostics: diagnostics.read()? })
+}
+
+/// [`pac_mcl`] with diagnostics that are still to be read: the loss, the matches, the diagnostics.
+fn unread_pac_mcl(
+    metric: Metric,
+    alignment: Alignment,
+    negatives: Negatives,
+    margin: f64,
+    anchor: &Tensor,
+    positive: &Tensor,
+    labels: &[u32],
+) -> Result<(Tensor, Vec<usize>, Unread)> {
     let (n, parts, d) = check_parts(anchor, positive, labels)?;
     let list = |x: &Tensor| x.detach().reshape((n * parts, d, d));
     let (ready_a, ready_b) = Prepared::pair(metric, &list(anchor)?, &list(positive)?)?;
@@ -201,7 +218,7 @@ pub fn pac_mcl(
     let mined = mine(negatives, &ready_a, &ready_b, labels, parts)?;
     let rows: Vec<usize> = (0..n * parts).filter(|&r| !mined[r].is_empty()).collect();
     if rows.is_empty() {
-        return Ok(PacMclOut { loss: (zero_of(anchor)? + zero_of(positive)?)?, matches, diagnostics });
+        return Ok(((zero_of(anchor)? + zero_of(positive)?)?, matches, Unread::known(diagnostics)));
     }
     let widest = rows.iter().map(|&r| mined[r].len()).max().unwrap_or(0);
     let pairs = pairs(&rows, &matches, &mined, parts, widest);
@@ -211,8 +228,9 @@ pub fn pac_mcl(
     let counts: Vec<usize> = rows.iter().map(|&r| mined[r].len()).collect();
     let inter = soften(negatives, &inter, &counts)?;
     let hinges = positive_part(&((&intra - &inter)? + margin)?)?;
-    diagnostics.extend(hinge_diagnostics(&intra, &inter, &hinges)?);
-    Ok(PacMclOut { loss: hinges.mean_all()?, matches, diagnostics })
+    let loss = hinges.mean_all()?;
+    let diagnostics = Unread::later(diagnostics, vec![intra, inter, hinges], margin, hinge_diagnostics);
+    Ok((loss, matches, diagnostics))
 }
 
 fn check_parts(anchor: &Tensor, positive: &Tensor, labels: &[u32]) -> Result<(usize, usize, usize)> {
@@ -302,10 +320,10 @@ fn aligned_diagnostics(aligned: &[(usize, f64)]) -> BTreeMap<String, f64> {
     ])
 }
 
-fn hinge_diagnostics(intra: &Tensor, inter: &Tensor, hinges: &Tensor) -> Result<BTreeMap<String, f64>> {
-    let values = |x: &Tensor| -> Result<Vec<f64>> { Ok(x.to_dtype(DType::F64)?.to_vec1()?) };
-    let (intra, inter, hinges) = (values(intra)?, values(inter)?, values(hinges)?);
+/// From the distances of the aligned pairs, those to the negatives, and the hinges.
+fn hinge_diagnostics(values: &[Vec<f64>], _: f64) -> BTreeMap<String, f64> {
+    let [intra, inter, hinges] = values else { return BTreeMap::new() };
     let active = hinges.iter().filter(|&&h| h > 0.0).count() as f64 / hinges.len() as f64;
-    let margin = mean(&inter) - mean(&intra);
-    Ok(named([("inter_distance", mean(&inter)), ("distance_margin", margin), ("active_share", active)]))
+    let margin = mean(inter) - mean(intra);
+    named([("inter_distance", mean(inter)), ("distance_margin", margin), ("active_share", active)])
 }

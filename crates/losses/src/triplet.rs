@@ -7,13 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::ops::{
     constant, label_count, matrix_dims, mean, normalise, pool, positive_part, row_distance, same_dims, select, zero_of,
 };
+use crate::readout::Unread;
 use crate::settings::Check;
 
 /// Which negative an anchor gets.
@@ -105,15 +106,18 @@ impl TripletConfig {
         positive: &Tensor,
         labels: &[u32],
         drawn: &[Option<usize>],
-    ) -> Result<(Tensor, BTreeMap<String, f64>)> {
+    ) -> Result<(Tensor, Unread)> {
         let (a, p) = (pool(anchor)?, pool(positive)?);
         if self.loss == TripletLoss::LabelCosine {
             let features = Tensor::cat(&[a, p], 0)?;
-            return Ok((label_cosine(&features, &[labels, labels].concat(), self.margin())?, BTreeMap::new()));
+            return Ok((
+                label_cosine(&features, &[labels, labels].concat(), self.margin())?,
+                Unread::known(BTreeMap::new()),
+            ));
         }
         let (a, p) = (normalise(&a)?, normalise(&p)?);
         let negatives = if self.draws_negatives() { drawn.to_vec() } else { hardest_negatives(&a, &p, labels)? };
-        mined_triplet(&a, &p, &negatives, self.margin())
+        unread_triplet(&a, &p, &negatives, self.margin())
     }
 }
 
@@ -151,24 +155,40 @@ pub fn mined_triplet(
     negatives: &[Option<usize>],
     margin: f64,
 ) -> Result<(Tensor, BTreeMap<String, f64>)> {
+    let (loss, diagnostics) = unread_triplet(anchor, positive, negatives, margin)?;
+    Ok((loss, diagnostics.read()?))
+}
+
+/// [`mined_triplet`] with diagnostics that are still to be read.
+fn unread_triplet(
+    anchor: &Tensor,
+    positive: &Tensor,
+    negatives: &[Option<usize>],
+    margin: f64,
+) -> Result<(Tensor, Unread)> {
     let kept: Vec<(usize, usize)> = negatives.iter().enumerate().filter_map(|(i, n)| n.map(|n| (i, n))).collect();
     if kept.is_empty() {
-        return Ok(((zero_of(anchor)? + zero_of(positive)?)?, BTreeMap::new()));
+        return Ok(((zero_of(anchor)? + zero_of(positive)?)?, Unread::known(BTreeMap::new())));
     }
     let (own, other): (Vec<usize>, Vec<usize>) = kept.into_iter().unzip();
     let (a, p, n) = (select(anchor, &own)?, select(positive, &own)?, select(positive, &other)?);
     let (intra, inter) = (row_distance(&a, &p)?, row_distance(&a, &n)?);
     let loss = positive_part(&((&intra - &inter)? + margin)?)?.mean_all()?;
-    let values = |x: &Tensor| x.to_dtype(DType::F64)?.to_vec1::<f64>();
-    let (intra, inter) = (values(&intra)?, values(&inter)?);
-    let active: Vec<f64> = intra.iter().zip(&inter).map(|(i, o)| f64::from(u8::from(i - o + margin > 0.0))).collect();
-    let diagnostics = [
-        ("intra_distance", mean(&intra)),
-        ("inter_distance", mean(&inter)),
-        ("distance_margin", mean(&inter) - mean(&intra)),
+    let diagnostics = Unread::later(BTreeMap::new(), vec![intra, inter], margin, diagnostics);
+    Ok((loss, diagnostics))
+}
+
+/// Diagnostics of [`mined_triplet`] from the distances to the positives and to the negatives.
+fn diagnostics(distances: &[Vec<f64>], margin: f64) -> BTreeMap<String, f64> {
+    let [intra, inter] = distances else { return BTreeMap::new() };
+    let active: Vec<f64> = intra.iter().zip(inter).map(|(i, o)| f64::from(u8::from(i - o + margin > 0.0))).collect();
+    let named = [
+        ("intra_distance", mean(intra)),
+        ("inter_distance", mean(inter)),
+        ("distance_margin", mean(inter) - mean(intra)),
         ("active_share", mean(&active)),
     ];
-    Ok((loss, diagnostics.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()))
+    named.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
 }
 
 /// The loss of CLE-ViT's released code on all pairs of features `[n,d]` (normalised inside), itself included:

@@ -228,6 +228,11 @@ pub struct Cost {
     pub images_per_s: f64,
     /// Largest resident memory of the child process, MiB.
     pub peak_memory_mb: f64,
+    /// The most memory of the card that the trial's tensors held at a time, MiB: the high-water mark of what is in use in
+    /// the driver's stream-ordered memory pool. What the driver and NVIDIA's libraries take for themselves comes on top.
+    /// Left out where the trial ran on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_device_memory_mb: Option<f64>,
     /// Wall-clock seconds of the child process.
     pub seconds: f64,
     /// The step from which this attempt went on; 0 if it started afresh.
@@ -276,6 +281,13 @@ pub struct Provenance {
     pub build: String,
     /// Device on which the trial ran (`cpu`, `cuda:0`).
     pub device: String,
+    /// Name of the card; left out where the trial ran on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<String>,
+    /// Version of the card's driver and of the newest CUDA that it knows, such as `580.65.06, CUDA 13.0`; left out where the
+    /// trial ran on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
     /// Processor model, and the vector extensions that the kernels pick by.
     pub cpu: String,
     /// Worker threads of the trial.

@@ -42,6 +42,8 @@ fn record(trial: &str, attempt: u32, status: Status) -> Record {
             dependencies: Digest::of(b"lock"),
             build: "dev".into(),
             device: "cpu".into(),
+            card: None,
+            driver: None,
             cpu: "some".into(),
             threads: 2,
             platform: "linux-x86_64".into(),
@@ -67,6 +69,27 @@ fn appended_records_come_back_exactly_and_the_latest_attempt_counts() {
     assert_eq!(read.all, written);
     assert_eq!(read.latest()["a-s1"].attempt, 2);
     assert!(read.torn.is_none());
+}
+
+/// The line of a done trial as versions wrote it that knew the CPU alone.
+const OF_THE_CPU: &str = r#"{"format":1,"trial":"a-s1","attempt":1,"cell":"a","suite":"s","method":"ce","dataset":"leaf","backbone":"narrow","seed":1,"status":"done","scores":null,"best":null,"curve":[],"cost":{"params":3,"params_train_only":0,"steps":2,"step_ms":1.5,"images_per_s":2.5,"peak_memory_mb":7.25,"seconds":0.5,"resumed_at_step":0},"data":null,"predictions":null,"weights":null,"provenance":{"version":"0.1.0","revision":null,"dirty":null,"dependencies":"00","build":"dev","device":"cpu","cpu":"some","threads":2,"platform":"linux-x86_64"},"config":null}"#;
+
+#[test]
+fn what_is_told_of_cards_is_left_out_of_the_cpus_records_and_comes_back_from_a_cards() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.jsonl");
+    std::fs::write(&path, format!("{OF_THE_CPU}\n")).unwrap();
+    let old = journal::read(&path).unwrap().all.remove(0);
+    assert_eq!(serde_json::to_string(&old).unwrap(), OF_THE_CPU);
+    let mut new = old.clone();
+    new.trial = "b-s1".into();
+    new.cost.as_mut().unwrap().peak_device_memory_mb = Some(1234.5678);
+    new.provenance.device = "cuda:1".into();
+    new.provenance.card = Some("NVIDIA H100 80GB HBM3".into());
+    new.provenance.driver = Some("580.65.06, CUDA 13.0".into());
+    let (mut journal, _) = Journal::open(&path).unwrap();
+    journal.append(&new).unwrap();
+    assert_eq!(journal::read(&path).unwrap().all, [old, new]);
 }
 
 #[test]

@@ -60,7 +60,10 @@ pub(super) fn costs(table: &ScoreTable<'_>) -> Option<String> {
         .any(|(method, _, cells)| *method == REFERENCE_METHOD && cells.iter().any(|c| costs_of(c).next().is_some()));
     let mut right = vec!["n".to_owned(), "step, ms".to_owned()];
     right.extend(has_reference.then_some(overhead));
-    right.extend(["images/s", "peak memory, MiB", "trial, s", "params", "in training only"].map(str::to_owned));
+    let on_cards = table.cells.iter().flat_map(costs_of).any(|(_, cost)| cost.peak_device_memory_mb.is_some());
+    right.extend(["images/s", "peak memory, MiB"].map(str::to_owned));
+    right.extend(on_cards.then(|| "of the card".to_owned()));
+    right.extend(["trial, s", "params", "in training only"].map(str::to_owned));
     let mut out = Table::new(method_columns(table).into_iter().map(str::to_owned).collect::<Vec<_>>(), right);
     let (mut resumed, mut all) = (0, 0);
     for (method, backbone, cells) in by_method(table) {
@@ -78,9 +81,12 @@ pub(super) fn costs(table: &ScoreTable<'_>) -> Option<String> {
         let number = |value: Option<f64>, decimals: usize| {
             value.map_or_else(|| NOTHING.to_owned(), |v| format!("{v:.decimals$}"))
         };
+        row.extend([number(middle(&|c| c.images_per_s), 1), number(middle(&|c| c.peak_memory_mb), 0)]);
+        if on_cards {
+            let of_card: Vec<f64> = costs.iter().filter_map(|c| c.peak_device_memory_mb).collect();
+            row.push(number(median(&of_card), 0));
+        }
         row.extend([
-            number(middle(&|c| c.images_per_s), 1),
-            number(middle(&|c| c.peak_memory_mb), 0),
             number(middle(&|c| c.seconds), 1),
             thousands(middle(&|c| c.params as f64)),
             thousands(middle(&|c| c.params_train_only as f64)),

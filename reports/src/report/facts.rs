@@ -128,10 +128,21 @@ fn describe(p: &Provenance) -> String {
         revision,
         format!("dependencies {}", code(p.dependencies.short())),
         format!("build {}", escape(&p.build)),
-        format!("device {}", escape(&p.device)),
+        device(p),
         escape(&p.cpu),
         threads,
         escape(&p.platform),
     ]
     .join(", ")
+}
+
+/// The device, and of a card what it is.
+fn device(p: &Provenance) -> String {
+    let mut text = format!("device {}", escape(&p.device));
+    let driver = p.driver.as_ref().map(|driver| format!("driver {}", escape(driver)));
+    let more: Vec<String> = p.card.as_ref().map(|card| escape(card)).into_iter().chain(driver).collect();
+    if !more.is_empty() {
+        text += &format!(" ({})", more.join(", "));
+    }
+    text
 }

@@ -40,6 +40,8 @@ pub(crate) fn provenance() -> Provenance {
         dependencies: Digest::of(b"Cargo.lock"),
         build: "dev".into(),
         device: "cpu".into(),
+        card: None,
+        driver: None,
         cpu: "Some CPU (avx2, fma)".into(),
         threads: 2,
         platform: "linux x86_64".into(),
@@ -114,6 +116,7 @@ pub(crate) fn done(method: &str, dataset: &str, seed: u64, correct: u64) -> Reco
         step_ms: slow * (100.0 + seed as f64),
         images_per_s: 320.5 / slow,
         peak_memory_mb: 812.25,
+        peak_device_memory_mb: None,
         seconds: 61.5,
         resumed_at_step: 0,
     });

@@ -1,6 +1,6 @@
 //! What every entry of the registry keeps.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use losses::{Draws, MethodConfig, TripletLoss, TripletNegative};
 use testkit::gradient::directional_error;
 use testkit::tolerance::{FINITE_DIFFERENCE, IDENTITY_F64, ORACLE_F32, assert_close};
@@ -45,9 +45,12 @@ fn total_is_the_weighted_sum_of_its_terms() {
             MethodConfig::Dsot(c) => (c.lambda, 0.0),
             MethodConfig::Cotap(c) => (c.lambda, c.gamma),
         };
-        assert_eq!(out.terms.contains_key("ce_positive"), lambda > 0.0, "{config:?}");
-        assert_eq!(out.terms.contains_key("method"), gamma > 0.0, "{config:?}");
-        let term = |name: &str| out.terms.get(name).copied().unwrap_or(0.0);
+        let more = Tensor::new(&[0.5f32, 7.0], &Device::Cpu).unwrap();
+        let numbers = out.read(&[&more]).unwrap();
+        assert_eq!((numbers.total, &numbers.also), (value(&out.total), &vec![vec![0.5, 7.0]]), "{config:?}");
+        assert_eq!(numbers.terms.contains_key("ce_positive"), lambda > 0.0, "{config:?}");
+        assert_eq!(numbers.terms.contains_key("method"), gamma > 0.0, "{config:?}");
+        let term = |name: &str| numbers.terms.get(name).copied().unwrap_or(0.0);
         let want = term("ce_anchor") + lambda * term("ce_positive") + gamma * term("method");
         assert_close("total", &[value(&out.total)], &[want], 1, IDENTITY_F64);
     }
@@ -155,7 +158,7 @@ fn without_a_valid_tuple_the_term_is_exactly_zero() {
         seen += 1;
         let fixture = Fixture::new(config.clone(), &labels, DType::F64);
         let out = fixture.loss();
-        assert_eq!(out.terms["method"], 0.0, "{config:?}");
+        assert_eq!(out.read(&[]).unwrap().terms["method"], 0.0, "{config:?}");
         let gradients = out.total.backward().unwrap();
         for (name, var) in fixture.parameters.vars() {
             let gradient = values(gradients.get(&var).unwrap_or_else(|| panic!("{config:?}: none for {name}")));

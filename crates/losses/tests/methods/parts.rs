@@ -154,7 +154,7 @@ fn parts_are_attention_weighted_and_floored_by_epsilon() {
         let floor = values(&fixture.method.part_covariances(&point).unwrap().unwrap());
         let identity = |at: usize| if at % 16 / 4 == at % 4 { 1e-4 } else { 0.0 };
         assert_eq!(floor, (0..32).map(identity).collect::<Vec<f64>>());
-        assert!(fixture.loss().diagnostics["eigenvalue_min"] >= 1e-4 * (1.0 - IDENTITY_F64));
+        assert!(fixture.loss().read(&[]).unwrap().diagnostics["eigenvalue_min"] >= 1e-4 * (1.0 - IDENTITY_F64));
     }
 }
 
