@@ -23,8 +23,10 @@ double *emulator_shared_memory();
 // Waits for the other threads of the block (all must come by the same line) or of the warp.
 void emulator_block_barrier(const char *file, int line);
 void emulator_warp_barrier();
-// Puts a number up for the warp, and reads that of another lane.
-double emulator_exchange(double x, unsigned int lane);
+// Number of the thread in its block.
+unsigned int emulator_thread();
+// Puts up to eight bytes up for the warp, and takes those of another lane for them.
+void emulator_exchange(void *x, size_t size, unsigned int lane);
 
 #define __syncthreads() emulator_block_barrier(__FILE__, __LINE__)
 #define __syncwarp() emulator_warp_barrier()
@@ -33,7 +35,9 @@ double emulator_exchange(double x, unsigned int lane);
 void emulator_multiply(float *d, const unsigned int *a, const unsigned int *b);
 
 template <class T> inline T __shfl_xor_sync(unsigned int, T x, unsigned int step) {
-    return (T)emulator_exchange(x, (threadIdx.x % 32) ^ step);
+    static_assert(sizeof x <= 8, "a number of eight bytes at most");
+    emulator_exchange(&x, sizeof x, (emulator_thread() % 32) ^ step);
+    return x;
 }
 inline float __uint_as_float(unsigned int bits) {
     float x;
