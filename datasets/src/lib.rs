@@ -4,7 +4,8 @@
 //! are verified and kept by [`import()`]) becomes a [`Dataset`]: encoded images with labels, in an order that depends on
 //! the content alone. A [`DecodedSet`] holds one split of it as 8-bit RGB at the working size, in memory or in a mapped
 //! file that is built once; [`train_views`] and [`eval_view`] turn an image of it into the numbers that a backbone sees,
-//! and a [`Loader`] makes batches of them ahead of the training step. No tensors here: plain slices in, plain vectors out.
+//! and a [`Loader`] makes batches of them ahead of the training step. What is drawn for a view is a [`Recipe`], apart from what
+//! is done with it, so that a device may do it instead: the loader also makes batches of bytes with recipes. No tensors here: plain slices in, plain vectors out.
 //!
 //! Every random choice comes from a stream of its own ([`random::Seeds`]), so nothing depends on the number of
 //! workers, and every method of a suite sees the same anchors in the same order for the same seed.
@@ -37,11 +38,14 @@ pub use error::{DatasetError, ErrorKind};
 pub use export::{ExportOptions, export};
 pub use import::{Import, ImportEvent, ImportOptions, Imported, find_imports, import};
 pub use leaf::{GeneratedConfig, PerClass};
-pub use loader::{EvalPlan, Loader, ViewBatch};
+pub use loader::{ByteBatch, EvalPlan, Loader, Place, ViewBatch};
 pub use manifest::{Manifest, ManifestItem, Origin, SourceKind, StandIn, manifest_path};
 pub use model::{Dataset, ImageSource, Item, Split};
 pub use resize::{Filter, Fit, Resize, resize};
 pub use samplers::{batches, epoch_order, m_per_class};
 pub use source::{AnnoConfig, DatasetConfig, FolderConfig, ParquetConfig, ParquetImages, load};
 pub use ufg::{Facts, GroupMember, Histogram, MIRROR_REPOSITORY, Stage, Subset, UfgConfig, UfgId};
-pub use views::{EvalConfig, Normalise, TrainPlan, Views, WantViews, eval_view, train_views};
+pub use views::{
+    EvalConfig, Normalise, RECIPE_WORDS, Recipe, Recipes, TrainPlan, Views, WantViews, eval_view, recipe_words,
+    train_recipes, train_views,
+};

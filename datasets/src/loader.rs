@@ -1,5 +1,7 @@
 //! Batches of views, made ahead of the step that uses them.
 
+mod bytes;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -11,12 +13,15 @@ use crate::decoded_set::DecodedSet;
 use crate::error::DatasetError;
 use crate::views::{EvalConfig, Normalise, Scratch, Targets, TrainPlan, write_eval_view, write_train_views};
 
+use bytes::byte_batch;
+pub use bytes::{ByteBatch, Place};
+
 /// Batches that may wait for the consumer. A third may be finished and a fourth with the consumer: four batches is the
 /// most memory that a loader takes.
 const DEPTH: usize = 2;
 
 /// A batch, or why there is none.
-type Made = Result<ViewBatch, DatasetError>;
+type Made<T = ViewBatch> = Result<T, DatasetError>;
 
 /// A batch of `B` images.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,17 +49,33 @@ pub struct EvalPlan {
     pub norm: Normalise,
 }
 
-/// An iterator over batches, in the order given. A thread of its own makes up to three batches ahead, the images of a
+/// An iterator over batches, in the order given: of views, or of bytes with recipes ([`ByteBatch`]). A thread of its own makes up to three batches ahead, the images of a
 /// batch in parallel on a rayon pool. What comes out does not depend on the number of workers. Dropping the loader
 /// in the middle stops the thread after the batch it is making.
 ///
 /// An image that cannot be had ([`DecodedSet::image`]) is an error in place of its batch, that of the first such image
 /// of the batch, and the last thing that comes.
 #[derive(Debug)]
-pub struct Loader {
-    batches: Option<Receiver<Made>>,
+pub struct Loader<T = ViewBatch> {
+    batches: Option<Receiver<Made<T>>>,
     thread: Option<JoinHandle<()>>,
     left: usize,
+}
+
+impl Loader<ByteBatch> {
+    /// The bytes of `batches` (indices into `set`) and the recipes of the views that [`Loader::new`] would make of them,
+    /// drawn on `pool`, or on rayon's global pool.
+    ///
+    /// # Panics
+    /// As [`Loader::new`].
+    pub fn bytes(
+        set: Arc<DecodedSet>,
+        batches: Vec<Vec<usize>>,
+        plan: TrainPlan,
+        pool: Option<Arc<ThreadPool>>,
+    ) -> Self {
+        Self::start(batches, pool, move |indices| byte_batch(&set, indices, &plan))
+    }
 }
 
 impl Loader {
@@ -73,11 +94,13 @@ impl Loader {
     pub fn eval(set: Arc<DecodedSet>, batches: Vec<Vec<usize>>, plan: EvalPlan, pool: Option<Arc<ThreadPool>>) -> Self {
         Self::start(batches, pool, move |indices| eval_batch(&set, indices, &plan))
     }
+}
 
+impl<T: Send + 'static> Loader<T> {
     fn start(
         batches: Vec<Vec<usize>>,
         pool: Option<Arc<ThreadPool>>,
-        make: impl Fn(Vec<usize>) -> Made + Send + Sync + 'static,
+        make: impl Fn(Vec<usize>) -> Made<T> + Send + Sync + 'static,
     ) -> Self {
         let (sender, receiver) = sync_channel(DEPTH);
         let left = batches.len();
@@ -97,10 +120,10 @@ impl Loader {
     }
 }
 
-impl Iterator for Loader {
-    type Item = Made;
+impl<T> Iterator for Loader<T> {
+    type Item = Made<T>;
 
-    fn next(&mut self) -> Option<Made> {
+    fn next(&mut self) -> Option<Made<T>> {
         if let Ok(batch) = self.batches.as_ref()?.recv() {
             self.left = if batch.is_ok() { self.left - 1 } else { 0 };
             return Some(batch);
@@ -118,9 +141,9 @@ impl Iterator for Loader {
     }
 }
 
-impl ExactSizeIterator for Loader {}
+impl<T> ExactSizeIterator for Loader<T> {}
 
-impl Drop for Loader {
+impl<T> Drop for Loader<T> {
     fn drop(&mut self) {
         // Without a receiver the thread's next `send` fails, so it ends and can be joined.
         self.batches = None;

@@ -1,18 +1,21 @@
 //! Views: from an 8-bit image to the numbers that a backbone sees.
 
+mod flat;
 mod light;
+mod recipe;
 
-use random::{Axis, Seeds, Stream};
+use random::Seeds;
 use serde::{Deserialize, Serialize};
 
+use crate::augment::AugmentConfig;
 use crate::augment::jitter::Each;
-use crate::augment::{
-    AugmentConfig, CropParams, RotateParams, erase, flip, jitter, random_resized_crop, rotate, shuffle,
-};
 use crate::decode::RgbRef;
 use crate::error::DatasetError;
 use crate::math::wide::wide;
 use crate::resize::{Filter, Fit, Resize};
+pub use flat::{RECIPE_WORDS, recipe_words};
+pub(crate) use recipe::Scratch;
+pub use recipe::{Recipe, Recipes, train_recipes};
 
 /// Normalisation of a channel: `(level/255 − mean) / std`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -110,32 +113,6 @@ pub struct Views {
     pub teacher: Option<Vec<f32>>,
 }
 
-/// The streams of an (epoch, item).
-#[derive(Clone, Copy)]
-enum View {
-    Anchor = 0,
-    Positive = 1,
-    Teacher = 2,
-}
-
-/// Where the pixels of a view come from.
-#[derive(Clone, Copy)]
-struct Geometry {
-    crop: CropParams,
-    flip: bool,
-    rotate: RotateParams,
-}
-
-impl Geometry {
-    fn draw(image: RgbRef<'_>, augment: &AugmentConfig, stream: &mut Stream) -> Self {
-        Self {
-            crop: random_resized_crop::draw(image.width, image.height, augment.crop_scale, augment.crop_ratio, stream),
-            flip: flip::draw(augment.flip, stream),
-            rotate: rotate::draw(augment.rotation, stream),
-        }
-    }
-}
-
 /// What training views are made with.
 #[derive(Debug, Clone)]
 pub struct TrainPlan {
@@ -153,79 +130,14 @@ pub struct TrainPlan {
     pub want: WantViews,
 }
 
-/// Where the views of an image go, each `[3, S, S]`.
+/// Where the views of an image go, each `[3, S, S]`; those that the plan wants.
 pub(crate) struct Targets<'a> {
     pub(crate) anchor: &'a mut [f32],
     pub(crate) positive: Option<&'a mut [f32]>,
     pub(crate) teacher: Option<&'a mut [f32]>,
 }
 
-/// Room for the work on a view, used again for the next.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    middle: Vec<u8>,
-    cut: Vec<u8>,
-}
-
-/// The making of one image's views.
-struct Maker<'a> {
-    image: RgbRef<'a>,
-    plan: &'a TrainPlan,
-    item: u64,
-    scratch: &'a mut Scratch,
-}
-
-impl Maker<'_> {
-    fn stream(&self, view: View) -> Stream {
-        self.plan.seeds.stream(Axis::Augment, &[self.plan.epoch, self.item, view as u64])
-    }
-
-    /// What came later than the other draws of a view has a stream beside theirs.
-    fn hue_stream(&self, view: View) -> Stream {
-        self.plan.seeds.stream(Axis::Augment, &[self.plan.epoch, self.item, view as u64, 1])
-    }
-
-    fn cut(&mut self, crop: CropParams) {
-        let Scratch { middle, cut } = &mut *self.scratch;
-        random_resized_crop::apply_into(self.image, crop, self.plan.size, middle, cut);
-    }
-
-    /// Finishes the pixels that were cut: flip, jitter, normalisation, rotation.
-    fn finish(&self, view: View, geometry: &Geometry, draws: &mut Stream, planes: &mut [f32]) {
-        let TrainPlan { augment, size, norm, .. } = self.plan;
-        let size = *size;
-        let jitter = jitter::draw(augment, draws, &mut self.hue_stream(view));
-        let cut = RgbRef { width: size, height: size, data: &self.scratch.cut };
-        light::render(cut, (0, 0, size, size), geometry.flip, &jitter.steps, norm, planes);
-        rotate::apply(planes, size, geometry.rotate);
-    }
-
-    fn anchor_and_teacher(&mut self, anchor: &mut [f32], teacher: Option<&mut [f32]>) {
-        let mut draws = self.stream(View::Anchor);
-        let geometry = Geometry::draw(self.image, &self.plan.augment, &mut draws);
-        self.cut(geometry.crop);
-        self.finish(View::Anchor, &geometry, &mut draws, anchor);
-        if let Some(teacher) = teacher {
-            self.finish(View::Teacher, &geometry, &mut self.stream(View::Teacher), teacher);
-        }
-    }
-
-    fn positive(&mut self, planes: &mut [f32]) {
-        let (augment, size) = (&self.plan.augment, self.plan.size);
-        let mut draws = self.stream(View::Positive);
-        let geometry = Geometry::draw(self.image, augment, &mut draws);
-        self.cut(geometry.crop);
-        self.finish(View::Positive, &geometry, &mut draws, planes);
-        if let Some(params) = erase::draw(size, augment.erase_area, augment.erase_aspect, &mut draws) {
-            erase::apply(planes, size, params);
-        }
-        if augment.shuffle_grid > 1 {
-            shuffle::apply(planes, size, &shuffle::draw(augment.shuffle_grid, &mut draws));
-        }
-    }
-}
-
-/// Makes the training views of one image; those that `targets` has, whatever `plan` wants.
+/// Makes the training views of one image.
 pub(crate) fn write_train_views(
     image: RgbRef<'_>,
     plan: &TrainPlan,
@@ -233,10 +145,16 @@ pub(crate) fn write_train_views(
     targets: Targets<'_>,
     scratch: &mut Scratch,
 ) {
-    let mut maker = Maker { image, plan, item, scratch };
-    maker.anchor_and_teacher(targets.anchor, targets.teacher);
-    if let Some(positive) = targets.positive {
-        maker.positive(positive);
+    let recipes = train_recipes(image.width, image.height, plan, item);
+    recipes.anchor.cut(image, plan.size, scratch);
+    recipes.anchor.finish(plan.size, &plan.norm, scratch, targets.anchor);
+    if let (Some(recipe), Some(teacher)) = (&recipes.teacher, targets.teacher) {
+        // The pixels that were cut for the anchor.
+        recipe.finish(plan.size, &plan.norm, scratch, teacher);
+    }
+    if let (Some(recipe), Some(positive)) = (&recipes.positive, targets.positive) {
+        recipe.cut(image, plan.size, scratch);
+        recipe.finish(plan.size, &plan.norm, scratch, positive);
     }
 }
 

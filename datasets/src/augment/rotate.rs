@@ -12,6 +12,14 @@ pub struct RotateParams {
     pub degrees: f64,
 }
 
+impl RotateParams {
+    /// Sine and cosine of the angle, as [`apply`] uses them; `None` where nothing is turned.
+    pub fn sine_cosine(self) -> Option<(f64, f64)> {
+        let angle = self.degrees * (std::f64::consts::PI / 180.0);
+        (self.degrees != 0.0).then(|| (sin(angle), cos(angle)))
+    }
+}
+
 /// An angle uniform in `[−most, most]`.
 pub fn draw(most: f64, stream: &mut Stream) -> RotateParams {
     RotateParams { degrees: stream.range(-most, most) }
@@ -26,12 +34,9 @@ pub fn draw(most: f64, stream: &mut Stream) -> RotateParams {
 /// If `planes` does not hold `3·size²` values.
 pub fn apply(planes: &mut [f32], size: usize, params: RotateParams) {
     assert_eq!(planes.len(), 3 * size * size, "rotate: planes of [3, {size}, {size}]");
-    if params.degrees == 0.0 {
-        return;
-    }
-    let angle = params.degrees * (std::f64::consts::PI / 180.0);
+    let Some((sin, cos)) = params.sine_cosine() else { return };
     let source = planes.to_vec();
-    wide(Rotate { source: &source, planes, size, sin: sin(angle), cos: cos(angle) });
+    wide(Rotate { source: &source, planes, size, sin, cos });
 }
 
 struct Rotate<'a> {

@@ -7,11 +7,12 @@ use random::Seeds;
 use rayon::ThreadPool;
 
 use super::*;
-use crate::augment::AugmentConfig;
+use crate::augment::{AugmentConfig, JitterPart};
+use crate::decode::RgbRef;
 use crate::model::{ImageSource, Item, sha256_hex};
 use crate::resize::{Filter, Fit, Resize};
 use crate::source::{DatasetConfig, load};
-use crate::views::{Normalise, WantViews, eval_view, train_views};
+use crate::views::{Normalise, RECIPE_WORDS, WantViews, eval_view, recipe_words, train_views};
 
 const TOML: &str = "generated = { classes = 3, train_per_class = 4, test_per_class = 1, size = 40, seed = 5 }";
 
@@ -66,6 +67,64 @@ fn batches_hold_the_views_of_their_items_in_order() {
             assert_eq!(batch.labels[slot], set.labels()[index]);
         }
     }
+}
+
+#[test]
+fn bytes_and_recipes_make_the_same_views() {
+    let (set, plan) = (set(), plan());
+    let views = Loader::new(set.clone(), order(), plan.clone(), None).map(Result::unwrap);
+    let bytes = Loader::bytes(set.clone(), order(), plan.clone(), pool(2)).map(Result::unwrap);
+    assert_eq!(bytes.len(), 5);
+    for (views, bytes) in views.zip(bytes) {
+        assert_eq!((&bytes.indices, &bytes.labels), (&views.indices, &views.labels));
+        let all = [
+            (&views.anchor, &bytes.anchor),
+            (views.positive.as_ref().unwrap(), bytes.positive.as_ref().unwrap()),
+            (views.teacher.as_ref().unwrap(), bytes.teacher.as_ref().unwrap()),
+        ];
+        for (planes, recipes) in all {
+            let made = recipes.iter().zip(&bytes.places).flat_map(|(recipe, place)| {
+                let data = &bytes.pixels[place.offset..][..place.width * place.height * 3];
+                let image = RgbRef { width: place.width, height: place.height, data };
+                recipe.apply(image, plan.size, &plan.norm)
+            });
+            assert!(made.map(f32::to_bits).eq(planes.iter().map(|v| v.to_bits())));
+        }
+    }
+    let plain = TrainPlan { want: WantViews::default(), ..plan };
+    let got = Loader::bytes(set, vec![vec![4, 4]], plain, None).next().unwrap().unwrap();
+    assert!(got.positive.is_none() && got.teacher.is_none());
+    assert_eq!(got.places[1], Place { offset: 32 * 32 * 3, width: 32, height: 32 });
+    assert_eq!(got.pixels.len(), 2 * 32 * 32 * 3);
+}
+
+#[test]
+fn recipes_become_words() {
+    let (set, base) = (set(), plan());
+    let augment = AugmentConfig { rotation: 30.0, hue: 0.1, ..base.augment.clone() };
+    let plan = TrainPlan { augment, ..base };
+    let batch = Loader::bytes(set, vec![vec![3, 7]], plan, None).next().unwrap().unwrap();
+    let positive = batch.positive.as_ref().unwrap();
+    let words = recipe_words(positive, &batch.places);
+    let (second, recipe) = (&words[RECIPE_WORDS..2 * RECIPE_WORDS], &positive[1]);
+    let crop = recipe.crop;
+    let want = [32 * 32 * 3, 0, 32, 32, crop.left, crop.top, crop.width, crop.height].map(|v| v as u32);
+    assert_eq!(second[..8], want);
+    let real = |at: usize| f64::from_bits(u64::from(second[at]) | u64::from(second[at + 1]) << 32);
+    assert_eq!((Some((real(8), real(10))), second[12]), (recipe.rotate.sine_cosine(), 1));
+    assert_eq!(second[13..15], [u32::from(recipe.flip), recipe.jitter.steps.len() as u32]);
+    let parts = [JitterPart::Brightness, JitterPart::Contrast, JitterPart::Saturation, JitterPart::Hue];
+    for (k, (part, factor)) in recipe.jitter.steps.iter().enumerate() {
+        assert_eq!((parts[second[15 + k] as usize], f32::from_bits(second[19 + k])), (*part, *factor));
+    }
+    let erase = recipe.erase.unwrap();
+    assert_eq!(second[23..27], [erase.left, erase.top, erase.width, erase.height].map(|v| v as u32));
+    let orders: Vec<u32> =
+        positive.iter().flat_map(|r| &r.shuffle.as_ref().unwrap().order).map(|&t| t as u32).collect();
+    assert_eq!(second[27..], [2, 2 * RECIPE_WORDS as u32 + 4, 0]);
+    assert_eq!(words[2 * RECIPE_WORDS..], orders);
+    // The anchor has neither: nothing erased, one tile.
+    assert_eq!(recipe_words(&batch.anchor, &batch.places)[23..28], [0, 0, 0, 0, 1]);
 }
 
 #[test]

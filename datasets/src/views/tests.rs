@@ -1,5 +1,5 @@
 use super::*;
-use crate::augment::JitterPart;
+use crate::augment::{JitterPart, flip, jitter};
 use crate::decode::Rgb;
 use crate::resize::resize;
 
