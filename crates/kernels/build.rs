@@ -1,7 +1,8 @@
 //! Compiles the device code to PTX, where the feature `cuda` asks for it.
 //!
 //! `NVCC` names the compiler (else `nvcc` of `CUDA_HOME`, else that of the search path), `CUDA_COMPUTE_CAP` the oldest cards
-//! that the code is for, such as `90` (else 80: Ampere). PTX is for these and all later ones.
+//! that the code is for, such as `90` (else 80: Ampere). PTX is for these and all later ones. The feature `cusolver` needs
+//! CUDA 12.8: earlier ones lack the batched routine, or have it in an update alone.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,6 +36,29 @@ fn main() {
         )
     });
     assert!(made.status.success(), "{compiler} refused the kernels:\n{}", String::from_utf8_lossy(&made.stderr));
+    if variable("CARGO_FEATURE_CUSOLVER").is_some() {
+        let (major, minor) = version(&compiler);
+        assert!(
+            (major, minor) >= (12, 8),
+            "the feature `cusolver` needs CUDA 12.8 or later, and this is {major}.{minor}; build without it"
+        );
+    }
+}
+
+/// The version that the bindings of CUDA are made for: `CUDARC_CUDA_VERSION`, such as 13000, else that of the compiler.
+fn version(compiler: &str) -> (u32, u32) {
+    if let Some(named) = variable("CUDARC_CUDA_VERSION") {
+        let number: u32 = named.parse().unwrap_or_else(|_| panic!("CUDARC_CUDA_VERSION is {named}, expected as 13000"));
+        return (number / 1000, number % 1000 / 10);
+    }
+    let said =
+        Command::new(compiler).arg("--version").output().map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
+    let release = said.ok().and_then(|said| {
+        let (major, minor) = said.split_once("release ")?.1.split_once(',')?.0.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    });
+    release
+        .unwrap_or_else(|| panic!("{compiler} --version names no release; set CUDARC_CUDA_VERSION, such as to 13000"))
 }
 
 /// Builds again when a source changes.

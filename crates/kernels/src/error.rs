@@ -145,6 +145,18 @@ pub enum Error {
         /// The device.
         device: String,
     },
+    /// A library was asked for that cannot be used.
+    #[error("{op}: {library} was asked for and cannot be used: {reason}. {remedy}")]
+    Library {
+        /// The op.
+        op: &'static str,
+        /// The library.
+        library: &'static str,
+        /// Why it cannot be used.
+        reason: String,
+        /// What to install, or to do without.
+        remedy: &'static str,
+    },
     /// The device refused.
     #[error("{op}: {reason}")]
     Device {

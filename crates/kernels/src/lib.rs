@@ -9,6 +9,7 @@ pub mod cotap;
 mod cuda;
 pub mod error;
 pub mod host;
+pub mod libraries;
 pub mod mining;
 pub mod nn;
 pub mod optim;

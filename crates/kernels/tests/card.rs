@@ -180,7 +180,7 @@ fn convolutions() {
         (&[16, 8, 28, 28], &[8, 8, 3, 3], [1, 1, 1, 1]),
     ];
     for (x, w, [stride, padding, dilation, groups]) in problems {
-        let config = Conv2dConfig { stride, padding, dilation, groups };
+        let config = Conv2dConfig { stride, padding, dilation, groups, ..Conv2dConfig::default() };
         same("conv2d", &card, &[x, w, &w[..1]], &|a| nn::conv2d(&a[0], &a[1], Some(&a[2]), config));
         same("conv2d", &card, &[x, w], &|a| nn::conv2d(&a[0], &a[1], None, config));
     }

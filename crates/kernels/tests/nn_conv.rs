@@ -17,7 +17,7 @@ struct Problem {
 }
 
 fn problem(x: [usize; 4], w: [usize; 4], [stride, padding, dilation, groups]: [usize; 4], bias: bool) -> Problem {
-    Problem { x, w, config: Conv2dConfig { stride, padding, dilation, groups }, bias }
+    Problem { x, w, config: Conv2dConfig { stride, padding, dilation, groups, ..Conv2dConfig::default() }, bias }
 }
 
 fn problems() -> Vec<Problem> {
@@ -75,7 +75,7 @@ impl Problem {
     fn each_product(&self, mut f: impl FnMut(usize, usize, usize)) {
         let ([batch, c_in, h, w], [c_out, cg, kh, kw]) = (self.x, self.w);
         let [_, _, oh, ow] = self.output();
-        let Conv2dConfig { stride, padding, dilation, groups } = self.config;
+        let Conv2dConfig { stride, padding, dilation, groups, .. } = self.config;
         for (b, o, p, q) in itertools4(batch, c_out, oh, ow) {
             for (c, i, j, _) in itertools4(cg, kh, kw, 1) {
                 let (y, x) = (p * stride + i * dilation, q * stride + j * dilation);

@@ -84,9 +84,9 @@ fn check<'a>(
 #[test]
 fn maps_have_the_numbers_of_the_ops_on_tensors() {
     let map: &[usize] = &[3, 4, 7, 5];
-    let odd = Conv2dConfig { stride: 2, padding: 1, dilation: 1, groups: 1 };
-    let grouped = Conv2dConfig { stride: 1, padding: 2, dilation: 2, groups: 2 };
-    let depthwise = Conv2dConfig { stride: 1, padding: 1, dilation: 1, groups: 4 };
+    let odd = Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::default() };
+    let grouped = Conv2dConfig { padding: 2, dilation: 2, groups: 2, ..Conv2dConfig::default() };
+    let depthwise = Conv2dConfig { padding: 1, groups: 4, ..Conv2dConfig::default() };
     for (config, weight) in [(odd, [5, 4, 3, 3]), (grouped, [6, 2, 3, 3]), (depthwise, [4, 1, 3, 3])] {
         let bias = [weight[0]];
         check("conv2d", &[map], &[&weight, &bias], &|t| nn::conv2d(&t[0], &t[1], Some(&t[2]), config), &|x, p| {

@@ -5,7 +5,11 @@ use candle_core::cuda_backend::WrapErr;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
 
+#[cfg(feature = "cudnn")]
+use super::device::Stored;
 use super::device::{Argument, Device, Launch, Number, View};
+#[cfg(feature = "cudnn")]
+use super::train::conv::{Conv, Pass};
 use crate::{Error, Result};
 
 /// All kernels, as `build.rs` compiled them.
@@ -73,5 +77,31 @@ impl Device for Card {
         // the kernel expects; the same calls run in the emulator, whose memory is guarded.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
+    }
+
+    #[cfg(feature = "cudnn")]
+    fn convolve<T: Stored>(
+        &self,
+        op: &'static str,
+        pass: Pass,
+        views: ([View<T>; 2], View<T>),
+        conv: &Conv,
+    ) -> Result<bool> {
+        super::cudnn::convolve(self, op, pass, views, conv)
+    }
+
+    #[cfg(feature = "cusolver")]
+    fn has_eigenvectors(&self, op: &'static str) -> Result<bool> {
+        super::cusolver::is_there(self, op)
+    }
+
+    #[cfg(feature = "cusolver")]
+    fn eigenvectors(
+        &self,
+        op: &'static str,
+        views: (View<f64>, View<f64>, View<u32>),
+        sizes: (usize, usize),
+    ) -> Result<()> {
+        super::cusolver::eigenvectors(self, op, views, sizes)
     }
 }

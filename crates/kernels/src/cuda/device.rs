@@ -2,7 +2,8 @@
 
 use std::marker::PhantomData;
 
-use crate::Result;
+use super::train::conv::{Conv, Pass};
+use crate::{Error, Result};
 
 #[cfg(feature = "cuda")]
 pub(crate) use cudarc::driver::DeviceRepr as Represented;
@@ -183,6 +184,15 @@ pub(crate) struct Launch {
     pub(crate) shared: usize,
 }
 
+/// What becomes of a convolution where no library was built in: `false`, or a refusal where one is insisted on.
+pub(crate) fn no_library(op: &'static str, conv: &Conv) -> Result<bool> {
+    if !conv.config.library.insists() {
+        return Ok(false);
+    }
+    let (library, reason) = ("cuDNN", "this program was built without it".into());
+    Err(Error::Library { op, library, reason, remedy: "Build with the feature `cudnn`, or ask for ConvLibrary::Own" })
+}
+
 /// Memory and launches.
 pub(crate) trait Device {
     /// Memory that holds numbers until it is dropped and everything launched before that is done.
@@ -202,6 +212,43 @@ pub(crate) trait Device {
 
     /// Starts a kernel with the arguments of its signature, in their order.
     fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()>;
+
+    /// Computes one pass of a convolution, from its two arguments to its result, by a library; `false` where the device has
+    /// none that can, and own kernels may take its place.
+    ///
+    /// # Errors
+    /// What the library refuses, and that there is none where the convolution insists on one.
+    fn convolve<T: Stored>(
+        &self,
+        op: &'static str,
+        _pass: Pass,
+        _views: ([View<T>; 2], View<T>),
+        conv: &Conv,
+    ) -> Result<bool> {
+        no_library(op, conv)
+    }
+
+    /// Whether [`Device::eigenvectors`] has a library to call.
+    ///
+    /// # Errors
+    /// What a library that is there refuses.
+    fn has_eigenvectors(&self, _op: &'static str) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Overwrites `n` symmetric `d`×`d` matrices with orthonormal eigenvectors, in rows; `failed` gets other numbers than 0
+    /// for those whose eigenvectors were not found, and `values` is overwritten. Called where [`Device::has_eigenvectors`].
+    ///
+    /// # Errors
+    /// What the library refuses.
+    fn eigenvectors(
+        &self,
+        op: &'static str,
+        _views: (View<f64>, View<f64>, View<u32>),
+        _sizes: (usize, usize),
+    ) -> Result<()> {
+        Err(Error::Device { op, reason: "the device has no library of eigenvectors".into() })
+    }
 }
 
 /// Arguments of a kernel, each converted.

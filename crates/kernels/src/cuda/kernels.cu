@@ -11,6 +11,7 @@
 #include "../cotap/ranked.cu"
 #include "../nn/conv.cu"
 #include "../nn/depthwise.cu"
+#include "../nn/library.cu"
 #include "../nn/linear.cu"
 #include "../nn/attention.cu"
 #include "../nn/norm.cu"

@@ -18,7 +18,11 @@ mod spd;
 pub(crate) mod train;
 
 #[cfg(feature = "cuda")]
-mod card;
+pub(crate) mod card;
+#[cfg(any(test, feature = "cudnn"))]
+pub(crate) mod cudnn;
+#[cfg(feature = "cusolver")]
+pub(crate) mod cusolver;
 #[cfg(feature = "cuda")]
 pub(crate) mod tensors;
 

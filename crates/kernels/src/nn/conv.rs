@@ -9,7 +9,7 @@ use super::flow::{Arg, Flow, apply2, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::moments::MapSum;
 use super::wide::wide;
-use super::{dense, depthwise, merged};
+use super::{ConvLibrary, dense, depthwise, merged};
 use crate::{Error, Result};
 
 const OP: &str = "conv2d";
@@ -25,11 +25,13 @@ pub struct Conv2dConfig {
     pub dilation: usize,
     /// Groups of channels that do not see each other.
     pub groups: usize,
+    /// Whose kernels run on a card.
+    pub library: ConvLibrary,
 }
 
 impl Default for Conv2dConfig {
     fn default() -> Self {
-        Self { stride: 1, padding: 0, dilation: 1, groups: 1 }
+        Self { stride: 1, padding: 0, dilation: 1, groups: 1, library: ConvLibrary::Automatic }
     }
 }
 
@@ -58,8 +60,11 @@ impl Conv2dConfig {
 /// FMA, depthwise aside): rectifiers and batch normalisation behind the convolution magnify its error, and a gate that
 /// rounding turns over changes a gradient far more than a value. Where none is, plain sums are faster.
 ///
+/// On a card, [`Conv2dConfig::library`] says whose kernels run.
+///
 /// # Errors
-/// [`Error::Shape`], [`Error::Attribute`] or [`Error::Dtype`] where the arguments do not fit together.
+/// [`Error::Shape`], [`Error::Attribute`] or [`Error::Dtype`] where the arguments do not fit together; [`Error::Library`]
+/// where cuDNN was asked for and is not there.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let geometry = geometry(x, weight, bias, config)?;
     #[cfg(feature = "cuda")]

@@ -214,11 +214,22 @@ struct EigenRoom {
     }
 };
 
+// Least and largest of the diagonal.
+__device__ inline void extremes(const double *a, u32 d, u32 stride, double &least, double &largest) {
+    least = INFINITE, largest = -INFINITE;
+    for (u32 i = 0; i < d; i++) {
+        least = fmin(least, a[i * stride + i]);
+        largest = fmax(largest, a[i * stride + i]);
+    }
+}
+
 // Eigenvalues (ascending) and eigenvectors (rows) of a batch of matrices, and a function of them. With `positive`,
-// a matrix must be positive definite, and small eigenvalues get a high relative accuracy.
+// a matrix must be positive definite, and small eigenvalues get a high relative accuracy. Where `failed` is given, `vectors`
+// holds orthonormal bases in rows that nearly diagonalise the matrices, but for those of which `failed` is not 0: the
+// iteration begins there.
 template <class In, class Out>
 __device__ inline void decompose(const In *all, Out *images, double *vectors, double *values, u64 *flag, double *details,
-                                 double *scratch, u32 d, u32 function, u32 positive, double bar) {
+                                 double *scratch, const u32 *failed, u32 d, u32 function, u32 positive, double bar) {
     SHARED_MEMORY(memory);
     EigenRoom room(Room(memory, scratch, d), d);
     u32 stride = room.stride;
@@ -226,23 +237,22 @@ __device__ inline void decompose(const In *all, Out *images, double *vectors, do
     const In *in = all + base;
     if (!read_symmetric(in, room.a, d, stride, bar, flag, details, room.reduce)) return;
     double middle = positive ? centre(room.a, d, stride, room.reduce) : 0.0;
-    for (u32 at = threadIdx.x; at < d * d; at += blockDim.x) room.v[at / d * stride + at % d] = at / d == at % d;
+    // Close to a multiple of the identity, the differences are diagonalised, which the given basis does not belong to.
+    bool given = failed && failed[blockIdx.x] == 0 && middle == 0.0;
+    for (u32 at = threadIdx.x; at < d * d; at += blockDim.x)
+        room.v[at / d * stride + at % d] = given ? vectors[base + at] : (double)(at / d == at % d);
     __syncthreads();
-    bool done = diagonalise(room.a, room.v, d, stride, false, room.rotations, room.reduce);
-    double least = INFINITE, largest = -INFINITE;
-    for (u32 i = 0; i < d; i++) {
-        least = fmin(least, room.a[i * stride + i]);
-        largest = fmax(largest, room.a[i * stride + i]);
-    }
-    if (done && positive && middle == 0.0 && least < 1e-3 * largest) {
+    // The second time with `relative`; a given basis stands in for what the first time leaves.
+    bool done = given || diagonalise(room.a, room.v, d, stride, false, room.rotations, room.reduce);
+    double least, largest;
+    if (given) project(in, room.a, room.v, d, stride, room.images);
+    extremes(room.a, d, stride, least, largest);
+    bool spread = positive && middle == 0.0 && least < 1e-3 * largest;
+    if (done && (given || spread)) {
         __syncthreads();
-        project(in, room.a, room.v, d, stride, room.images);
-        done = diagonalise(room.a, room.v, d, stride, true, room.rotations, room.reduce);
-        least = INFINITE, largest = -INFINITE;
-        for (u32 i = 0; i < d; i++) {
-            least = fmin(least, room.a[i * stride + i]);
-            largest = fmax(largest, room.a[i * stride + i]);
-        }
+        if (!given) project(in, room.a, room.v, d, stride, room.images);
+        done = diagonalise(room.a, room.v, d, stride, spread, room.rotations, room.reduce);
+        extremes(room.a, d, stride, least, largest);
     }
     least += middle, largest += middle;
     bool definite = least > d * EPSILON * largest && least > 0.0;
@@ -276,10 +286,27 @@ __device__ inline void decompose(const In *all, Out *images, double *vectors, do
 
 #define DECOMPOSE(name, In, Out)                                                                                      \
     extern "C" __global__ void name(const In *all, Out *images, double *vectors, double *values, u64 *flag,          \
-                                    double *details, double *scratch, u32 d, u32 function, u32 positive,             \
-                                    double bar) {                                                                    \
-        decompose(all, images, vectors, values, flag, details, scratch, d, function, positive, bar);                 \
+                                    double *details, double *scratch, const u32 *failed, u32 d, u32 function,        \
+                                    u32 positive, double bar) {                                                      \
+        decompose(all, images, vectors, values, flag, details, scratch, failed, d, function, positive, bar);         \
     }
 DECOMPOSE(spd_decompose_f32_f32, float, float)
 DECOMPOSE(spd_decompose_f32_f64, float, double)
 DECOMPOSE(spd_decompose_f64_f64, double, double)
+
+// Means of both triangles, in float64, for a library that takes any matrix for symmetric; the identity where a number is
+// none, which `decompose` refuses.
+template <class In> __device__ inline void symmetrise(const In *all, double *out, u32 d) {
+    SHARED_MEMORY(room);
+    const In *in = all + (u64)blockIdx.x * d * d;
+    double *to = out + (u64)blockIdx.x * d * d, bad = 0.0;
+    for (u32 at = threadIdx.x; at < d * d; at += blockDim.x) bad = fmax(bad, is_number(in[at]) ? 0.0 : 1.0);
+    bool whole = block_max(bad, room) == 0.0;
+    for (u32 at = threadIdx.x; at < d * d; at += blockDim.x) {
+        u32 i = at / d, j = at % d;
+        to[at] = whole ? 0.5 * (double)in[at] + 0.5 * (double)in[j * d + i] : (double)(i == j);
+    }
+}
+
+extern "C" __global__ void spd_symmetrise_f32(const float *all, double *out, u32 d) { symmetrise(all, out, d); }
+extern "C" __global__ void spd_symmetrise_f64(const double *all, double *out, u32 d) { symmetrise(all, out, d); }

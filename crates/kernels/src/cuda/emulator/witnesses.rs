@@ -32,7 +32,7 @@ pub(super) fn gradients(y: &Tensor, g: &[f64], of: &[&Var]) -> Vec<Vec<f64>> {
     of.iter().map(|var| values(grads.get(var).unwrap())).collect()
 }
 
-fn matrices(n: usize, d: usize, decades: f64, stream: &mut Stream) -> Vec<f64> {
+pub(super) fn matrices(n: usize, d: usize, decades: f64, stream: &mut Stream) -> Vec<f64> {
     let one = |stream: &mut Stream| {
         let spectrum: Vec<f64> = (0..d).map(|_| 10f64.powf(-stream.range(0.0, decades))).collect();
         testkit::spd::with_spectrum(&spectrum, stream)

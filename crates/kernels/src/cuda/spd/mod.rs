@@ -120,6 +120,7 @@ fn decompose<D: Device, In: Float, Out: Float>(
     let (vectors, values) = (device.empty::<f64>(n * batch.size())?, device.empty::<f64>(n * d)?);
     let flag = Flag::new(device, n)?;
     let (word, details) = flag.views(device);
+    let failed = bases(device, op, a, batch, (device.view(&vectors), device.view(&values)))?;
     let room = Room::new(device, n, d, 2, 2 * d + 32 + 3 * d.div_ceil(2) + 2 * threads(d))?;
     let (v, w, scratch) = (device.view(&vectors), device.view(&values), room.scratch(device));
     let arguments = arguments![
@@ -130,6 +131,7 @@ fn decompose<D: Device, In: Float, Out: Float>(
         word,
         details,
         scratch,
+        failed.as_ref().map_or(View::none(), |buffer| device.view(buffer)),
         d,
         code(function),
         usize::from(positive),
@@ -138,6 +140,26 @@ fn decompose<D: Device, In: Float, Out: Float>(
     device.launch(kernel, room.launch, arguments)?;
     flag.check(device, op, names, n)?;
     Ok((images, Eigen { batch, vectors, values }))
+}
+
+/// Has a library of the device write eigenvectors of matrices that are too large for shared memory into `vectors`, where
+/// there is one: [`decompose`] begins with them, and makes of them what it makes without. Says where that failed.
+fn bases<D: Device, In: Float>(
+    device: &D,
+    op: &'static str,
+    a: View<In>,
+    Batch { n, d }: Batch,
+    (vectors, values): (View<f64>, View<f64>),
+) -> Result<Option<D::Buffer<u32>>> {
+    if d <= SHARED || n == 0 || !device.has_eigenvectors(op)? {
+        return Ok(None);
+    }
+    let launch = Launch { blocks: n, threads: threads(d), shared: 32 };
+    let kernel = In::version("spd_symmetrise_f32", "spd_symmetrise_f64");
+    device.launch(kernel, launch, arguments![a, vectors, d])?;
+    let failed = device.empty::<u32>(n)?;
+    device.eigenvectors(op, (vectors, values, device.view(&failed)), (n, d))?;
+    Ok(Some(failed))
 }
 
 /// A function of matrices, and what its gradient needs.

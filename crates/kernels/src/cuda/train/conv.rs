@@ -3,7 +3,7 @@
 use super::super::device::{Argument, Device, Launch, Stored, View, arguments, kernel};
 use super::{BLOCK, Maps, THREADS, countable, joined, pieces};
 use crate::Result;
-use crate::nn::Conv2dConfig;
+use crate::nn::{Conv2dConfig, ConvLibrary};
 
 /// Side of a tile of a product, as in `product.cuh`.
 pub(super) const SIDE: usize = 64;
@@ -13,6 +13,17 @@ const TERMS: usize = 256;
 const BLOCKS: usize = 512;
 /// Outputs of a piece of a depthwise filter's gradient, at least.
 const OUTPUTS: usize = 4096;
+
+/// What is computed: from which two arguments, and in which shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Pass {
+    /// The result, from images and weights.
+    Forward,
+    /// The gradient of the images, from that of the result and the weights.
+    BackwardData,
+    /// The gradient of the weights, from the images and the gradient of the result.
+    BackwardFilter,
+}
 
 /// Sizes of a convolution of `[batch, c_in, height, width]` by `[c_out, c_in / groups, kh, kw]`; the caller has checked them.
 #[derive(Debug, Clone, Copy)]
@@ -56,8 +67,13 @@ impl Conv {
         self.config.groups > 1 && self.cg() == 1
     }
 
+    /// Whether a library may compute it: it is none of those that own kernels serve always, and there is something to do.
+    fn is_for_library(&self) -> bool {
+        !self.is_depthwise() && self.config.library != ConvLibrary::Own && self.batch > 0
+    }
+
     fn sizes(&self) -> [usize; 13] {
-        let Conv2dConfig { stride, padding, dilation, groups } = self.config;
+        let Conv2dConfig { stride, padding, dilation, groups, .. } = self.config;
         let Self { batch, c_in, height, width, c_out, kh, kw, oh, ow, .. } = *self;
         [batch, c_in, height, width, c_out, kh, kw, oh, ow, stride, padding, dilation, groups]
     }
@@ -96,6 +112,14 @@ pub(crate) fn forward<D: Device, T: Stored>(
     conv.check(op)?;
     let n = conv.outputs().len();
     let y = device.empty::<T>(n)?;
+    if conv.is_for_library() && device.convolve(op, Pass::Forward, ([x, w], device.view(&y)), conv)? {
+        if let Some(bias) = bias {
+            let Maps { channels, map, .. } = conv.outputs();
+            let arguments = arguments![device.view(&y), bias, n, channels, map];
+            device.launch(kernel!(T, "add_bias"), values(n), arguments)?;
+        }
+        return Ok(y);
+    }
     let (bias, to) = (bias.unwrap_or(View::none()), device.view(&y));
     if conv.is_depthwise() {
         let arguments = with_sizes(arguments![x, w, bias, to], conv);
@@ -121,6 +145,9 @@ pub(crate) fn backward<D: Device, T: Stored>(
     conv.check(op)?;
     let n = conv.inputs();
     let gx = device.empty::<T>(n)?;
+    if conv.is_for_library() && device.convolve(op, Pass::BackwardData, ([gy, w], device.view(&gx)), conv)? {
+        return Ok(gx);
+    }
     if conv.is_depthwise() {
         let arguments = with_sizes(arguments![gy, w, device.view(&gx)], conv);
         device.launch(kernel!(T, "depthwise_backward"), values(n), &arguments)?;
@@ -147,6 +174,11 @@ pub(crate) fn filter<D: Device, T: Stored>(
 ) -> Result<D::Buffer<T::Sum>> {
     conv.check(op)?;
     let (n, all) = (conv.c_out * conv.taps(), conv.outputs().all());
+    if conv.is_for_library()
+        && let Some(gw) = filter_by_library(device, op, (x, gy), conv)?
+    {
+        return Ok(gw);
+    }
     if conv.is_depthwise() {
         let (length, pieces) = pieces(all, OUTPUTS, BLOCKS.div_ceil(conv.c_out * conv.kh));
         let parts = device.empty::<T::Sum>(pieces * n)?;
@@ -161,6 +193,29 @@ pub(crate) fn filter<D: Device, T: Stored>(
     let arguments = with_sizes(arguments![x, gy, device.view(&parts), down, along, length], conv);
     device.launch(kernel!(T, "conv_filter"), tiles::<T>(down * along * conv.config.groups * pieces), &arguments)?;
     joined(device, parts, n, pieces)
+}
+
+/// The gradient of the weights by a library of the device, if it has one: in the type of the activations, then widened.
+fn filter_by_library<D: Device, T: Stored>(
+    device: &D,
+    op: &'static str,
+    (x, gy): (View<T>, View<T>),
+    conv: &Conv,
+) -> Result<Option<D::Buffer<T::Sum>>> {
+    let n = conv.c_out * conv.taps();
+    let gw = device.empty::<T::Sum>(n)?;
+    let to = device.view(&gw);
+    if size_of::<T>() == size_of::<T::Sum>() {
+        let done = device.convolve(op, Pass::BackwardFilter, ([x, gy], View::new(to.address(), n)), conv)?;
+        return Ok(done.then_some(gw));
+    }
+    let rounded = device.empty::<T>(n)?;
+    let from = device.view(&rounded);
+    if !device.convolve(op, Pass::BackwardFilter, ([x, gy], from), conv)? {
+        return Ok(None);
+    }
+    device.launch("widened_bf16", values(n), arguments![from, to, n])?;
+    Ok(Some(gw))
 }
 
 /// The gradient of the bias.

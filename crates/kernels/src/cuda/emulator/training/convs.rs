@@ -44,7 +44,7 @@ where
     let mut stream = Seeds::new(41).stream(Axis::Test, &[]);
     for ([batch, c_in, height, width], of_w, [stride, padding, dilation, groups]) in CONVOLUTIONS {
         let ([c_out, cg, kh, kw], of_x) = (of_w, [batch, c_in, height, width]);
-        let config = Conv2dConfig { stride, padding, dilation, groups };
+        let config = Conv2dConfig { stride, padding, dilation, groups, ..Conv2dConfig::default() };
         let [oh, ow] = [(height, kh), (width, kw)].map(|(n, k)| config.output_size(n, k).unwrap());
         let sizes = Conv { batch, c_in, height, width, c_out, kh, kw, oh, ow, config };
         let x = draw::<T>(batch * c_in * height * width, &mut stream);
