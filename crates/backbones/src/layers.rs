@@ -12,6 +12,13 @@ const EPS: f64 = 1e-5;
 /// Share of a new batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
 
+/// Stages of a residual network with rectifiers, counted from its stem, whose training passes do not round between their
+/// ops: see [`ConvNorm::paired`].
+///
+/// What the first layers round away grows from block to block until it turns over rectifiers' gates in the last ones,
+/// whose maps are so small that one gate moves every gradient; what the last layers round has no way to grow.
+pub(crate) const PAIRED: usize = 2;
+
 /// Which statistics a batch normalisation uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchStatistics {
@@ -98,6 +105,14 @@ impl Conv {
         Ok(x.conv2d(&self.weight, self.bias.as_ref(), self.config)?)
     }
 
+    /// [`Flow::conv2d_paired`], which knows no bias: with one it is [`Self::forward`].
+    fn paired(&self, x: &Flow) -> Result<Flow> {
+        match self.bias {
+            None => Ok(x.conv2d_paired(&self.weight, self.config)?),
+            Some(_) => self.forward(x),
+        }
+    }
+
     /// Operations on a square map of `size` pixels, which becomes the size of the result.
     pub(crate) fn flops(&self, size: &mut usize) -> u64 {
         let kernel = self.weight.dims().last().copied().unwrap_or(1);
@@ -161,17 +176,28 @@ impl BatchNorm {
 pub(crate) struct ConvNorm {
     pub(crate) conv: Conv,
     norm: BatchNorm,
+    /// See [`Self::paired`].
+    paired: bool,
 }
 
 impl ConvNorm {
     /// `gamma` is the initial scale of the normalisation.
     pub(crate) fn new(spec: ConvSpec, gamma: f64, conv: VarBuilder, norm: VarBuilder) -> Result<Self> {
-        Ok(Self { conv: Conv::new(spec, conv)?, norm: BatchNorm::new(spec.c_out, gamma, norm)? })
+        Ok(Self { conv: Conv::new(spec, conv)?, norm: BatchNorm::new(spec.c_out, gamma, norm)?, paired: false })
+    }
+
+    /// Where statistics are those of the batch, it hands on what rounding leaves over, and takes into account what the ops
+    /// before left: see [`Flow::conv2d_paired`].
+    pub(crate) fn paired(mut self, paired: bool) -> Self {
+        self.paired = paired;
+        self
     }
 
     /// The normalised map, rectified if `relu`.
     pub(crate) fn forward(&self, x: &Flow, statistics: BatchStatistics, relu: bool) -> Result<Flow> {
-        self.norm.forward(&self.conv.forward(x)?, statistics, relu)
+        let paired = self.paired && statistics != BatchStatistics::Eval;
+        let y = if paired { self.conv.paired(x)? } else { self.conv.forward(x)? };
+        self.norm.forward(&y, statistics, relu)
     }
 }
 

@@ -6,7 +6,7 @@ use kernels::nn::Flow;
 
 use crate::config::strided;
 use crate::freeze::{Extent, Parts};
-use crate::layers::{ConvNorm, ConvSpec, SqueezeExcite};
+use crate::layers::{ConvNorm, ConvSpec, PAIRED, SqueezeExcite};
 use crate::{Pass, Result};
 
 /// The parameters from which the widths follow (equations 2 to 4 of the paper).
@@ -121,7 +121,7 @@ fn layer(spec: ConvSpec, gamma: f64, vb: VarBuilder) -> Result<ConvNorm> {
 
 impl Regnet {
     pub(crate) fn new(config: &RegnetConfig, drop_path: f64, parts: &Parts) -> Result<Self> {
-        let stem = layer(ConvSpec::new(3, STEM, 3, 2), 1.0, parts.stem().pp("stem"))?;
+        let stem = layer(ConvSpec::new(3, STEM, 3, 2), 1.0, parts.stem().pp("stem"))?.paired(true);
         let mut blocks = Vec::new();
         let mut channels = STEM;
         for (number, stage) in (1..).zip(config.stages()) {
@@ -129,7 +129,8 @@ impl Regnet {
                 let stride = if index == 0 { 2 } else { 1 };
                 let rate = drop_path * blocks.len() as f64 / (config.depth - 1).max(1) as f64;
                 let vb = parts.block(blocks.len()).pp(format!("s{number}")).pp(format!("b{}", index + 1));
-                blocks.push(Block::new(stage, channels, stride, config.excite, rate, vb)?);
+                let block = Block::new(stage, channels, stride, config.excite, rate, vb)?;
+                blocks.push(block.paired(number <= PAIRED));
                 channels = stage.width;
             }
         }
@@ -186,6 +187,13 @@ impl Block {
             downsample,
             drop_path,
         })
+    }
+
+    /// See [`ConvNorm::paired`].
+    fn paired(self, paired: bool) -> Self {
+        let [conv1, conv2, conv3] = [self.conv1, self.conv2, self.conv3].map(|layer| layer.paired(paired));
+        let downsample = self.downsample.map(|layer| layer.paired(paired));
+        Self { conv1, conv2, conv3, downsample, ..self }
     }
 
     fn forward(&self, x: &Flow, pass: &mut Pass) -> Result<Flow> {

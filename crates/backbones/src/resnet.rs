@@ -6,7 +6,7 @@ use kernels::nn::Flow;
 
 use crate::config::{BlockKind, ResnetConfig, strided};
 use crate::freeze::{Extent, Parts};
-use crate::layers::{ConvNorm, ConvSpec};
+use crate::layers::{ConvNorm, ConvSpec, PAIRED};
 use crate::{Pass, Result};
 
 const fn variant(blocks: [usize; 4], block: BlockKind, groups: usize, base_width: usize) -> ResnetConfig {
@@ -40,7 +40,8 @@ pub(crate) struct Resnet {
 impl Resnet {
     pub(crate) fn new(config: &ResnetConfig, drop_path: f64, parts: &Parts) -> Result<Self> {
         let vb = parts.stem();
-        let stem = ConvNorm::new(ConvSpec::new(3, config.stem_width, 7, 2), 1.0, vb.pp("conv1"), vb.pp("bn1"))?;
+        let stem =
+            ConvNorm::new(ConvSpec::new(3, config.stem_width, 7, 2), 1.0, vb.pp("conv1"), vb.pp("bn1"))?.paired(true);
         let mut blocks = Vec::new();
         let mut channels = config.stem_width;
         let last = config.blocks.iter().sum::<usize>().saturating_sub(1).max(1) as f64;
@@ -49,7 +50,8 @@ impl Resnet {
                 let stride = if index == 0 { config.strides[stage] } else { 1 };
                 let rate = drop_path * blocks.len() as f64 / last;
                 let vb = parts.block(blocks.len()).pp(format!("layer{}", stage + 1)).pp(index);
-                blocks.push(Block::new(config, channels, config.widths[stage], stride, rate, vb)?);
+                let block = Block::new(config, channels, config.widths[stage], stride, rate, vb)?;
+                blocks.push(block.paired(stage < PAIRED));
                 channels = config.widths[stage] * config.block.expansion();
             }
         }
@@ -115,6 +117,13 @@ impl Block {
             None
         };
         Ok(Self { layers, downsample, drop_path })
+    }
+
+    /// See [`ConvNorm::paired`].
+    fn paired(mut self, paired: bool) -> Self {
+        self.layers = self.layers.into_iter().map(|layer| layer.paired(paired)).collect();
+        self.downsample = self.downsample.map(|layer| layer.paired(paired));
+        self
     }
 
     fn forward(&self, x: &Flow, pass: &mut Pass) -> Result<Flow> {

@@ -38,6 +38,9 @@ pub const ORACLE_F32: Tolerance = Tolerance { value: 1e-5, gradient: 1e-4 };
 /// Relative error of a convolution's float32 sums of random numbers, for any number of products: about three roundings,
 /// where sums are accurate.
 pub const CLOSE_SUM_F32: f64 = 1.2e-7;
+/// Relative error of float32 numbers that were computed in float64 or in pairs and rounded once: half a unit in the last
+/// place, 2⁻²⁴.
+pub const ROUNDED_F32: f64 = 6e-8;
 /// The same of plain sums of up to a few thousand products.
 pub const PLAIN_SUM_F32: f64 = 1e-6;
 /// Training ops with bfloat16 activations and float32 sums against float64 on the same numbers: eight bits of the result,

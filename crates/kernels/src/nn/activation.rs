@@ -3,9 +3,10 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_activations, fresh, slice_of};
-use super::flow::{Arg, Flow, apply1, apply2};
+use super::buffers::{Held, Real, by_storage, check_activations, fresh, slice_of};
+use super::flow::{Arg, Flow, apply_pairs, apply1, apply2};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
+use super::pair::{self, Pair};
 use crate::{Error, Result};
 
 /// Values that one task handles.
@@ -186,7 +187,14 @@ impl Flow {
     }
 
     fn sum(&self, other: &Self, op: &'static str, relu: bool) -> Result<Self> {
-        check_pair(op, self.tensor_of(), other.tensor_of())?;
-        apply2(Sum { relu }, [Arg::Flow(self), Arg::Flow(other)])
+        let (a, b) = (self.tensor_of(), other.tensor_of());
+        check_pair(op, a, b)?;
+        if self.rest().is_none() && other.rest().is_none() {
+            return apply2(Sum { relu }, [Arg::Flow(self), Arg::Flow(other)]);
+        }
+        let (held_a, held_b) = (Held::new(a), Held::new(b));
+        let pair = |high, rest| Pair { high, rest };
+        let y = pair::sum(pair(held_a.slice()?, self.rest()), pair(held_b.slice()?, other.rest()), relu);
+        apply_pairs(Sum { relu }, y, a.shape(), &[Arg::Flow(self), Arg::Flow(other)])
     }
 }

@@ -1,15 +1,16 @@
 //! Two-dimensional convolution with a backward pass of its own.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::buffers::{Real, beside, by_storage, check_activations, slice_of};
+use super::buffers::{Held, Real, beside, by_storage, check_activations, slice_of};
 use super::columns::Geometry;
-use super::flow::{Arg, Flow, apply2, apply3};
+use super::flow::{Arg, Flow, apply_pairs, apply2, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::moments::MapSum;
+use super::pair::Pair;
 use super::wide::wide;
-use super::{ConvLibrary, dense, depthwise, merged};
+use super::{ConvLibrary, conv_pairs, dense, depthwise, merged};
 use crate::{Error, Result};
 
 const OP: &str = "conv2d";
@@ -259,5 +260,37 @@ impl Flow {
             None => apply2(op, [Arg::Flow(self), Arg::Parameter(weight)]),
             Some(bias) => apply3(op, [Arg::Flow(self), Arg::Parameter(weight), Arg::Parameter(bias)]),
         }
+    }
+
+    /// [`conv2d`] without a bias that keeps what rounding its result leaves over, and takes into account what the op before
+    /// kept.
+    ///
+    /// A result has then 48 bits: of the ops that get it, this one, [`Flow::batch_norm_train`], [`Flow::max_pool2d`],
+    /// [`Flow::add`] and [`Flow::add_relu`] compute in float64 with all of them and keep as many; all others, and the
+    /// backward pass, take the rounded numbers. So a chain of such ops decides about the gates of its rectifiers as float64
+    /// does. The forward pass takes about twice as long as [`conv2d`]'s.
+    ///
+    /// It is [`Flow::conv2d`] in float64, on a card, for depthwise kernels, and where nobody asks for gradients.
+    ///
+    /// # Errors
+    /// Those of [`conv2d`].
+    pub fn conv2d_paired(&self, weight: &Tensor, config: Conv2dConfig) -> Result<Self> {
+        let x = self.tensor_of();
+        let tracked = self.tracked() || weight.track_op();
+        if self.by_candle().is_some() || !tracked || x.dtype() != DType::F32 {
+            return self.conv2d(weight, None, config);
+        }
+        let geometry = geometry(x, weight, None, config)?;
+        if geometry.is_depthwise() {
+            return self.conv2d(weight, None, config);
+        }
+        let op = Conv { geometry, close: true };
+        let y = {
+            let weight = weight.contiguous()?;
+            let (x, w) = (Held::new(x), Held::new(&weight));
+            conv_pairs::forward(&geometry, Pair { high: x.slice()?, rest: self.rest() }, w.slice()?)
+        };
+        let shape = op.output_shape();
+        apply_pairs(op, y, &shape, &[Arg::Flow(self), Arg::Parameter(weight)])
     }
 }

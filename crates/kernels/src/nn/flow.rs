@@ -11,6 +11,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Sh
 
 use super::buffers::{Held, Real, beside, by_dtype, copied};
 use super::gradient::{Derivative, Gradient, Slot};
+use super::pair::Pairs;
 use crate::Result;
 
 /// A value inside a network: maps or tokens, float32 or float64, on a card bfloat16 too.
@@ -24,6 +25,8 @@ use crate::Result;
 pub struct Flow {
     value: Tensor,
     way: Way,
+    /// What rounding the numbers left over, for ops that take it.
+    rest: Option<Arc<Vec<f32>>>,
 }
 
 /// How the gradient of a value goes back.
@@ -69,16 +72,16 @@ impl Flow {
     /// Those of the tensor library.
     pub fn of(tensor: &Tensor) -> Result<Self> {
         if !tensor.device().is_cpu() || !matches!(tensor.dtype(), DType::F32 | DType::F64) {
-            return Ok(Self { value: tensor.clone(), way: Way::Candle });
+            return Ok(Self { value: tensor.clone(), way: Way::Candle, rest: None });
         }
         let tensor = tensor.contiguous()?;
         let value = tensor.detach();
         if !tensor.track_op() {
-            return Ok(Self { value, way: Way::Nowhere });
+            return Ok(Self { value, way: Way::Nowhere, rest: None });
         }
         let slot = Arc::new(Slot::default());
         let node = tensor.apply_op1(Enter { slot: slot.clone() })?;
-        Ok(Self { value, way: Way::Slot { node, slot } })
+        Ok(Self { value, way: Way::Slot { node, slot }, rest: None })
     }
 
     /// Leaves the network: a tensor of candle's graph.
@@ -122,7 +125,12 @@ impl Flow {
 
     /// A value of candle's graph.
     pub(super) fn of_candle(value: Tensor) -> Self {
-        Self { value, way: Way::Candle }
+        Self { value, way: Way::Candle, rest: None }
+    }
+
+    /// What rounding the numbers left over, if it is kept.
+    pub(super) fn rest(&self) -> Option<&[f32]> {
+        self.rest.as_ref().map(|rest| rest.as_slice())
     }
 
     /// The tensor to apply candle's ops to, for a value that goes by candle alone.
@@ -149,6 +157,12 @@ pub(super) fn apply3<C: CustomOp3 + Derivative + 'static>(op: C, args: [Arg; 3])
     record(op, y, &args)
 }
 
+/// Records an op whose result has been computed, with what rounding it left over.
+pub(super) fn apply_pairs<D: Derivative + 'static>(op: D, y: Pairs, shape: &Shape, args: &[Arg]) -> Result<Flow> {
+    let value = Tensor::from_vec(y.high, shape, &candle_core::Device::Cpu)?;
+    Ok(Flow { rest: Some(Arc::new(y.rest)), ..record(op, value, args)? })
+}
+
 impl Arg<'_> {
     fn value(&self) -> candle_core::Result<Tensor> {
         match self {
@@ -161,7 +175,7 @@ impl Arg<'_> {
     fn split(&self, constant: &Tensor) -> candle_core::Result<(Tensor, Saved)> {
         Ok(match self {
             Arg::Parameter(tensor) => (tensor.contiguous()?, Saved::Parameter),
-            Arg::Flow(Flow { value, way: Way::Slot { node, slot } }) => {
+            Arg::Flow(Flow { value, way: Way::Slot { node, slot }, .. }) => {
                 (node.clone(), Saved::Flow(value.clone(), Some(slot.clone())))
             }
             Arg::Flow(Flow { value, .. }) => (constant.clone(), Saved::Flow(value.clone(), None)),
@@ -178,12 +192,13 @@ fn record<D: Derivative + 'static>(op: D, y: Tensor, args: &[Arg]) -> Result<Flo
         (*graph, *saved) = arg.split(&constant)?;
     }
     if !graph.iter().any(Tensor::track_op) {
-        return Ok(Flow { value: y, way: Way::Nowhere });
+        return Ok(Flow { value: y, way: Way::Nowhere, rest: None });
     }
     let slot = Arc::new(Slot::default());
     let lifted = Lifted { op, args: saved, y: y.clone(), slot: slot.clone() };
     let [a, b, c] = graph;
-    Ok(Flow { value: y, way: Way::Slot { node: a.apply_op3(&b, &c, lifted)?, slot } })
+    let node = a.apply_op3(&b, &c, lifted)?;
+    Ok(Flow { value: y, way: Way::Slot { node, slot }, rest: None })
 }
 
 /// An op whose values lie beside candle's graph.

@@ -5,10 +5,12 @@ use rayon::prelude::*;
 
 use super::batch_moments::BatchMoments;
 use super::buffers::{Held, Real, by_dtype, by_storage, fresh, slice_of};
-use super::flow::{Arg, Flow, apply3};
+use super::flow::{Arg, Flow, apply_pairs, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::moments::{OP, Sizes, check_vector};
+use super::norm_pairs;
 use super::norm_pieces::{Line, Share, Slope, Sums};
+use super::pair::Pair;
 use super::wide::wide;
 use crate::{Error, Result, host};
 
@@ -155,9 +157,36 @@ impl Flow {
             let BatchNormOut { y, moments } = train(x, gamma, beta, eps, relu)?;
             return Ok(BatchNormOut { y: Self::of_candle(y), moments });
         }
+        if let Some(rest) = self.rest() {
+            return self.of_pairs(rest, gamma, beta, eps, relu);
+        }
         let BatchNormOut { y: op, moments } = of_batch(self.tensor_of(), gamma, beta, eps, relu)?;
         let y = apply3(op, [Arg::Flow(self), Arg::Parameter(gamma), Arg::Parameter(beta)])?;
         Ok(BatchNormOut { y, moments })
+    }
+
+    /// [`Self::batch_norm_train`] of pairs, to pairs.
+    fn of_pairs(
+        &self,
+        rest: &[f32],
+        gamma: &Tensor,
+        beta: &Tensor,
+        eps: f64,
+        relu: bool,
+    ) -> Result<BatchNormOut<Self>> {
+        let x = self.tensor_of();
+        let (sizes, held) = (Sizes::of(x, gamma, beta, eps)?, Held::new(x));
+        let (count, high) = (of_some(x, sizes)?, held.slice()?);
+        let (mean, var): (Vec<f64>, Vec<f64>) = norm_pairs::moments(sizes, high, rest).into_iter().unzip();
+        let op = Norm::new(sizes, mean.clone(), &var, eps, Statistics::Batch, relu);
+        let lines = {
+            let (gamma, beta) = (gamma.contiguous()?, beta.contiguous()?);
+            let (gamma, beta) = (Held::new(&gamma), Held::new(&beta));
+            op.lines::<f32>(gamma.slice()?, beta.slice()?)
+        };
+        let y = norm_pairs::normalise(sizes, Pair { high, rest: Some(rest) }, &lines, relu, op.maps_of_task());
+        let y = apply_pairs(op, y, x.shape(), &[Arg::Flow(self), Arg::Parameter(gamma), Arg::Parameter(beta)])?;
+        Ok(BatchNormOut { y, moments: BatchMoments::on_host(mean, var, count) })
     }
 
     /// [`batch_norm_eval`], or [`batch_norm_relu_eval`] if `relu`; `running` are the mean and the variance.
@@ -206,13 +235,18 @@ impl Norm {
         Ok(x.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, self)?)
     }
 
-    fn forward<T: Real>(&self, x: &[T], gamma: &[T], beta: &[T]) -> Vec<T> {
-        let Sizes { channels, map, .. } = self.sizes;
+    /// Scale and shift of each channel.
+    fn lines<T: Real>(&self, gamma: &[T], beta: &[T]) -> Vec<[f64; 2]> {
         let line = |c: usize| {
             let scale = gamma[c].up() * self.inv_std[c];
             [scale, beta[c].up() - scale * self.mean[c]]
         };
-        let lines: Vec<[f64; 2]> = (0..channels).map(line).collect();
+        (0..self.sizes.channels).map(line).collect()
+    }
+
+    fn forward<T: Real>(&self, x: &[T], gamma: &[T], beta: &[T]) -> Vec<T> {
+        let Sizes { channels, map, .. } = self.sizes;
+        let lines = self.lines(gamma, beta);
         // SAFETY: the map of `x` is as long as the chunk, and a number of the chunk is written for each of its numbers.
         unsafe {
             fresh(x.len(), (map, self.maps_of_task()), |index, y| {

@@ -3,9 +3,11 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Real, by_storage, check_activations, slice_of, zeros};
-use super::flow::{Flow, apply1};
+use super::buffers::{Held, Real, by_storage, check_activations, slice_of, zeros};
+use super::flow::{Arg, Flow, apply_pairs, apply1};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
+use super::pair::{Join, Pair, Pairs, Split, fresh_pairs};
+use super::wide::wide;
 use crate::{Error, Result};
 
 const OP: &str = "max_pool2d";
@@ -98,6 +100,23 @@ impl MaxPool {
         y
     }
 
+    /// [`Self::forward`] of pairs.
+    fn forward_pairs(&self, x: Pair) -> Pairs {
+        let (plane, map) = (self.height * self.width, self.oh * self.ow);
+        // SAFETY: a map of results is as long as the chunk, and all of it is written.
+        unsafe {
+            fresh_pairs(self.batch * self.channels * map, (map, 8), |index, to| {
+                f64::with_scratch(plane + map + self.width, |scratch| {
+                    let (numbers, scratch) = scratch.split_at_mut(plane);
+                    let (y, row) = scratch.split_at_mut(map);
+                    wide(Join { from: x.at(index * plane..(index + 1) * plane), to: &mut *numbers });
+                    self.forward_map(numbers, y, row);
+                    wide(Split { from: y, to });
+                });
+            })
+        }
+    }
+
     /// First pixel of the window that holds `value`.
     #[inline(always)]
     fn first_of<T: Real>(&self, x: &[T], value: T, oy: usize, ox: usize) -> usize {
@@ -174,7 +193,14 @@ impl Flow {
     pub fn max_pool2d(&self, kernel: usize, stride: usize, padding: usize) -> Result<Self> {
         match self.by_candle() {
             Some(x) => Ok(Self::of_candle(max_pool2d(x, kernel, stride, padding)?)),
-            None => apply1(check(self.tensor_of(), kernel, stride, padding)?, self),
+            None => {
+                let (x, op) = (self.tensor_of(), check(self.tensor_of(), kernel, stride, padding)?);
+                let Some(rest) = self.rest() else { return apply1(op, self) };
+                let held = Held::new(x);
+                let y = op.forward_pairs(Pair { high: held.slice()?, rest: Some(rest) });
+                let shape = Shape::from((op.batch, op.channels, op.oh, op.ow));
+                apply_pairs(op, y, &shape, &[Arg::Flow(self)])
+            }
         }
     }
 }
