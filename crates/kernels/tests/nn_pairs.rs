@@ -26,7 +26,7 @@ fn deviation(got: &[f64], want: &[f64]) -> f64 {
 }
 
 fn config([stride, padding, dilation, groups]: [usize; 4]) -> Conv2dConfig {
-    Conv2dConfig { stride, padding, dilation, groups }
+    Conv2dConfig { stride, padding, dilation, groups, ..Conv2dConfig::default() }
 }
 
 #[test]
