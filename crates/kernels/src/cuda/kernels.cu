@@ -18,3 +18,4 @@
 #include "../nn/pool.cu"
 #include "../nn/pointwise.cu"
 #include "../optim/step.cu"
+#include "augment.cu"
