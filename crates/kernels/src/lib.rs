@@ -9,6 +9,8 @@ pub mod cotap;
 mod cuda;
 pub mod error;
 pub mod host;
+#[cfg(any(test, feature = "cuda"))]
+pub mod images;
 pub mod libraries;
 pub mod mining;
 pub mod nn;

@@ -20,6 +20,7 @@ pub(crate) trait Number: Represented + Copy + Default + Send + Sync + Unpin + 's
 
 impl Number for f32 {}
 impl Number for f64 {}
+impl Number for u8 {}
 impl Number for u32 {}
 impl Number for u64 {}
 

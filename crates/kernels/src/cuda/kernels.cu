@@ -20,3 +20,4 @@
 #include "../nn/pointwise.cu"
 #include "../nn/cast.cu"
 #include "../optim/step.cu"
+#include "augment.cu"

@@ -8,6 +8,7 @@
 //! they note in a flag, the only word that comes back to the host. Those of [`train`] compute in the type of the activations,
 //! in float32 for bfloat16, and steps of optimisers in float64.
 
+pub(crate) mod augment;
 mod cotap;
 mod device;
 mod flag;
@@ -17,6 +18,8 @@ mod sinkhorn;
 mod spd;
 pub(crate) mod train;
 
+#[cfg(feature = "cuda")]
+pub(crate) mod augment_stage;
 #[cfg(feature = "cuda")]
 pub(crate) mod card;
 #[cfg(any(test, feature = "cudnn"))]

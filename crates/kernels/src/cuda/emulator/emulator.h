@@ -54,6 +54,7 @@ template <class T> inline T atomicMin(T *at, T x) {
     if (x < old) *at = x;
     return old;
 }
+inline float __fmul_rn(float x, float y) { return x * y; }
 inline double __dmul_rn(double x, double y) { return x * y; }
 inline double __dadd_rn(double x, double y) { return x + y; }
 inline double __dsub_rn(double x, double y) { return x - y; }

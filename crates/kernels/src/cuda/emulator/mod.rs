@@ -3,6 +3,7 @@
 //! Buffers end where a page begins that nobody may touch, and hold NaN until something is written; threads and blocks
 //! run forwards, backwards or in an order of neither, so that a missing barrier shows as a difference.
 
+mod augment;
 mod libraries;
 mod ranking;
 mod refusals;
