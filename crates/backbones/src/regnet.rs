@@ -6,7 +6,7 @@ use kernels::nn::Flow;
 
 use crate::config::strided;
 use crate::freeze::{Extent, Parts};
-use crate::layers::{ConvNorm, ConvSpec, PAIRED, SqueezeExcite};
+use crate::layers::{ConvNorm, ConvSpec, SqueezeExcite, paired};
 use crate::{Pass, Result};
 
 /// The parameters from which the widths follow (equations 2 to 4 of the paper).
@@ -121,7 +121,8 @@ fn layer(spec: ConvSpec, gamma: f64, vb: VarBuilder) -> Result<ConvNorm> {
 
 impl Regnet {
     pub(crate) fn new(config: &RegnetConfig, drop_path: f64, parts: &Parts) -> Result<Self> {
-        let stem = layer(ConvSpec::new(3, STEM, 3, 2), 1.0, parts.stem().pp("stem"))?.paired(true);
+        let stem = layer(ConvSpec::new(3, STEM, 3, 2), 1.0, parts.stem().pp("stem"))?;
+        let stem = stem.paired(paired(0, config.depth));
         let mut blocks = Vec::new();
         let mut channels = STEM;
         for (number, stage) in (1..).zip(config.stages()) {
@@ -130,7 +131,7 @@ impl Regnet {
                 let rate = drop_path * blocks.len() as f64 / (config.depth - 1).max(1) as f64;
                 let vb = parts.block(blocks.len()).pp(format!("s{number}")).pp(format!("b{}", index + 1));
                 let block = Block::new(stage, channels, stride, config.excite, rate, vb)?;
-                blocks.push(block.paired(number <= PAIRED));
+                blocks.push(block.paired(paired(blocks.len(), config.depth)));
                 channels = stage.width;
             }
         }

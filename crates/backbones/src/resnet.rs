@@ -6,7 +6,7 @@ use kernels::nn::Flow;
 
 use crate::config::{BlockKind, ResnetConfig, strided};
 use crate::freeze::{Extent, Parts};
-use crate::layers::{ConvNorm, ConvSpec, PAIRED};
+use crate::layers::{ConvNorm, ConvSpec, paired};
 use crate::{Pass, Result};
 
 const fn variant(blocks: [usize; 4], block: BlockKind, groups: usize, base_width: usize) -> ResnetConfig {
@@ -40,18 +40,19 @@ pub(crate) struct Resnet {
 impl Resnet {
     pub(crate) fn new(config: &ResnetConfig, drop_path: f64, parts: &Parts) -> Result<Self> {
         let vb = parts.stem();
-        let stem =
-            ConvNorm::new(ConvSpec::new(3, config.stem_width, 7, 2), 1.0, vb.pp("conv1"), vb.pp("bn1"))?.paired(true);
+        let count: usize = config.blocks.iter().sum();
+        let stem = ConvNorm::new(ConvSpec::new(3, config.stem_width, 7, 2), 1.0, vb.pp("conv1"), vb.pp("bn1"))?;
+        let stem = stem.paired(paired(0, count));
         let mut blocks = Vec::new();
         let mut channels = config.stem_width;
-        let last = config.blocks.iter().sum::<usize>().saturating_sub(1).max(1) as f64;
+        let last = count.saturating_sub(1).max(1) as f64;
         for stage in 0..4 {
             for index in 0..config.blocks[stage] {
                 let stride = if index == 0 { config.strides[stage] } else { 1 };
                 let rate = drop_path * blocks.len() as f64 / last;
                 let vb = parts.block(blocks.len()).pp(format!("layer{}", stage + 1)).pp(index);
                 let block = Block::new(config, channels, config.widths[stage], stride, rate, vb)?;
-                blocks.push(block.paired(stage < PAIRED));
+                blocks.push(block.paired(paired(blocks.len(), count)));
                 channels = config.widths[stage] * config.block.expansion();
             }
         }
