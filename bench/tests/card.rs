@@ -193,6 +193,31 @@ fn bfloat16_repeats_and_is_another_trial() {
 }
 
 #[test]
+fn a_card_without_enough_memory_is_a_status_and_the_grid_goes_on() {
+    let Some(_card) = card("a card without enough memory") else { return };
+    let methods = "[methods.ce]\nce = {}\n[methods.triplet]\ntriplet = {}\n";
+    let place = Place::with_suite(&suite(1, methods, DATASET).replace("batch_size = 6", "batch_size = 12"));
+    place.run("whole", &["--device", "cuda:0"], 0);
+    let whole = done(&place, "whole");
+    if !whole[0].provenance.card.as_ref().is_some_and(|name| name.starts_with("software card")) {
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "a card without enough memory: not run, this one has what it has").unwrap();
+        return;
+    }
+    let mut small = place.command("small", &["--device", "cuda:0"]);
+    Said::of(small.env("UFG_SOFTWARE_CARD_MB", "1").output().unwrap(), 10);
+    let records = journal::read(&place.path("small/records.jsonl")).unwrap();
+    assert_eq!(records.all.len(), 2);
+    for record in &records.all {
+        let Status::OutOfMemory { message } = &record.status else { panic!("{record:?}") };
+        assert!(message.contains("CUDA_ERROR_OUT_OF_MEMORY"), "{message}");
+    }
+    // Where there is enough, the same command does what is left.
+    place.run("small", &["--device", "cuda:0"], 0);
+    assert_eq!(outcome(&done(&place, "small")), outcome(&whole));
+}
+
+#[test]
 fn losses_are_verified_on_the_card() {
     let Some(_card) = card("`bench verify` on a card") else { return };
     let place = Place::with_suite("");

@@ -166,6 +166,9 @@ fn bfloat16_on_the_cpu_is_refused_with_file_and_key() {
         "\nhint: ",
     ]);
     assert!(!place.path("run").exists());
+    let plan = Said::of(place.bench(&["plan", "--suite", "tiny.toml"]).output().unwrap(), 0).stdout;
+    let told = plan.contains("note: a run on this machine is refused: tiny.toml: `protocol.precision`");
+    assert_eq!(told, candle_core::Device::new_cuda(0).is_err(), "{plan}");
     let place = Place::with_suite(&text.replace("bfloat16", "float16"));
     place.run("run", &["--device", "cpu"], 2).stderr_has(&["tiny.toml:10:13:", "`float16`", "`bfloat16`"]);
     let place = Place::with_suite(&text.replace("bfloat16", "float32"));
