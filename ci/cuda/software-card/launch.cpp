@@ -213,6 +213,7 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned int gx, unsigned int gy, uns
     }
     bool sized = gx && gy && gz && bx && by && bz && gx <= 0x7fffffffu && gy <= 65535 && gz <= 65535 && bx <= 1024 &&
                  by <= 1024 && bz <= 64 && (unsigned long long)bx * by * bz <= 1024;
+    if ((unsigned __int128)gx * gy * gz > 0xffffffffu) die("kernel %s: more blocks than the emulator counts", name);
     if (!sized || (int)shared > (function->shared > SHARED ? function->shared : SHARED)) {
         say("kernel %s: %u x %u x %u blocks of %u x %u x %u threads with %u bytes of shared memory", name, gx, gy, gz, bx, by,
             bz, shared);
