@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use backbones::Pass;
 use candle_core::{Device, Tensor};
-use datasets::{Loader, TrainPlan, ViewBatch, WantViews};
+use datasets::{TrainPlan, WantViews};
 use kernels::optim::{CosineSchedule, clip_scale, gradient_norm};
 use losses::{Batch, LossOut};
 use random::{Axis, Seeds};
@@ -19,6 +18,7 @@ use super::images::Images;
 use super::model::{AveragedNetwork, Network};
 use super::optimizer::Optimizer;
 use super::sums::Sums;
+use super::upload::{Batches, ImageBatch, Upload};
 use super::{Failure, Teller};
 use crate::clock::Stopwatch;
 use crate::files;
@@ -123,6 +123,7 @@ struct Training<'a> {
     teacher: Option<AveragedNetwork>,
     optimizer: Optimizer,
     schedule: CosineSchedule,
+    upload: Upload,
     steps_per_epoch: u64,
     total_steps: u64,
     checkpoint: PathBuf,
@@ -158,6 +159,7 @@ impl<'a> Training<'a> {
             teacher,
             optimizer,
             schedule,
+            upload: Upload::new(&device)?,
             steps_per_epoch,
             total_steps,
             checkpoint: run.trial(&trial.id).join("checkpoint.safetensors"),
@@ -208,8 +210,8 @@ impl<'a> Training<'a> {
         let index = self.progress.epoch;
         let mut sums = Sums::default();
         let mut since_event: Option<Stopwatch> = None;
-        for batch in self.loader(index)? {
-            let batch = batch.map_err(|e| Failure::at(Stage::Data, e))?;
+        for batch in self.loader(index) {
+            let batch = batch?;
             let rate = self.schedule.at(self.progress.step);
             let images = batch.labels.len();
             let step_clock = Stopwatch::start();
@@ -245,7 +247,7 @@ impl<'a> Training<'a> {
         Ok(evaluation.filter(|_| is_last))
     }
 
-    fn loader(&self, epoch: u64) -> Result<Loader, Failure> {
+    fn loader(&self, epoch: u64) -> Batches {
         let protocol = &self.trial.protocol;
         let order = datasets::epoch_order(self.seeds, epoch, self.data.train.len());
         let views = self.trial.method_config.views();
@@ -258,11 +260,11 @@ impl<'a> Training<'a> {
             want: WantViews { positive: views.positive, teacher: views.teacher },
         };
         let batches = datasets::batches(&order, protocol.batch_size, true);
-        Ok(Loader::new(Arc::clone(&self.data.train), batches, plan, None))
+        self.upload.epoch(&self.data.train, batches, plan)
     }
 
     /// One step; the norm of its gradient comes back with the loss.
-    fn step(&mut self, batch: ViewBatch, rate: f64) -> Result<(LossOut, f64), Failure> {
+    fn step(&mut self, batch: ImageBatch, rate: f64) -> Result<(LossOut, f64), Failure> {
         let step = self.progress.step + 1;
         let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
         let out = self.loss(batch, step)?;
@@ -285,20 +287,16 @@ impl<'a> Training<'a> {
         Ok((out, norm))
     }
 
-    fn loss(&self, batch: ViewBatch, step: u64) -> Result<LossOut, Failure> {
+    fn loss(&self, batch: ImageBatch, step: u64) -> Result<LossOut, Failure> {
         let failed = |e: &dyn std::fmt::Display| Failure::at(Stage::Train, e);
-        let (count, size) = (batch.labels.len(), self.trial.protocol.input_size);
-        let images = |views: Vec<f32>| Tensor::from_vec(views, (count, 3, size, size), &self.device);
-        let anchor = images(batch.anchor).map_err(|e| failed(&e))?;
-        let positive = batch.positive.map(images).transpose().map_err(|e| failed(&e))?;
         let forward = |x: &Tensor, view: u64| {
             let mut dropout = self.seeds.stream(Axis::Dropout, &[step, view]);
             self.network.backbone.features(x, &mut Pass::training(&mut dropout))?.map()
         };
-        let anchor_map = forward(&anchor, 0).map_err(|e| failed(&e))?;
-        let positive_map = positive.as_ref().map(|x| forward(x, 1)).transpose().map_err(|e| failed(&e))?;
-        let teacher_tokens = match (&self.teacher, batch.teacher) {
-            (Some(averaged), Some(views)) => Some(averaged.tokens(&images(views).map_err(|e| failed(&e))?)?),
+        let anchor_map = forward(&batch.anchor, 0).map_err(|e| failed(&e))?;
+        let positive_map = batch.positive.as_ref().map(|x| forward(x, 1)).transpose().map_err(|e| failed(&e))?;
+        let teacher_tokens = match (&self.teacher, &batch.teacher) {
+            (Some(averaged), Some(views)) => Some(averaged.tokens(views)?),
             _ => None,
         };
         let stream = self.seeds.stream(Axis::Objective, &[step]);
