@@ -25,9 +25,11 @@ pub(crate) fn row(record: &Record) -> Result<Row<'_>, ReportError> {
             ("cost.seconds", c.seconds),
         ]
     });
-    let device_memory =
-        record.cost.iter().filter_map(|c| Some(("cost.peak_device_memory_mb", c.peak_device_memory_mb?)));
-    for (field, value) in best.chain(cost).chain(device_memory) {
+    let optional = record.cost.iter().flat_map(|c| {
+        let waiting = c.input_wait_share.map(|value| ("cost.input_wait_share", value));
+        waiting.into_iter().chain(c.peak_device_memory_mb.map(|value| ("cost.peak_device_memory_mb", value)))
+    });
+    for (field, value) in best.chain(cost).chain(optional) {
         check_finite(record, field, value)?;
     }
     for point in &record.curve {

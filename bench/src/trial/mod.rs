@@ -8,6 +8,7 @@ mod model;
 mod optimizer;
 mod sums;
 mod train;
+mod upload;
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, Read, Write};

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use backbones::Pass;
 use candle_core::{Device, Tensor};
-use datasets::{Loader, TrainPlan, ViewBatch, WantViews};
+use datasets::{TrainPlan, WantViews};
 use kernels::optim::{CosineSchedule, GradientNorm};
 use losses::{Batch, LossOut, Numbers};
 use random::{Axis, Seeds};
@@ -20,6 +19,7 @@ use super::images::Images;
 use super::model::{AveragedNetwork, Network};
 use super::optimizer::Optimizer;
 use super::sums::{Sums, median};
+use super::upload::{Batches, ImageBatch, Upload};
 use super::{Failure, Teller, opened};
 use crate::clock::Stopwatch;
 use crate::device::memory;
@@ -81,6 +81,7 @@ fn finish(
     files::write_atomically(&path, text.as_bytes())
         .map_err(|e| Failure::at(Stage::Write, format!("cannot write {}: {e}", path.display())))?;
     let (params, params_train_only) = training.network.count();
+    let training_seconds = training.epoch_seconds.max(f64::MIN_POSITIVE);
     let peak_device_memory_mb = memory::peak_mb(&training.device).map_err(|e| Failure::at(Stage::Evaluate, e))?;
     Ok(Outcome {
         status: Status::Done,
@@ -92,7 +93,8 @@ fn finish(
             params_train_only,
             steps: training.progress.step,
             step_ms: median(&training.step_ms),
-            images_per_s: training.images as f64 / training.epoch_seconds.max(f64::MIN_POSITIVE),
+            images_per_s: training.images as f64 / training_seconds,
+            input_wait_share: Some(training.upload.waited_s() / training_seconds),
             peak_memory_mb: host::peak_memory_mb().unwrap_or(0.0),
             peak_device_memory_mb,
             seconds: clock.seconds(),
@@ -135,6 +137,7 @@ struct Training<'a> {
     teacher: Option<AveragedNetwork>,
     optimizer: Optimizer,
     schedule: CosineSchedule,
+    upload: Upload,
     steps_per_epoch: u64,
     total_steps: u64,
     checkpoint: PathBuf,
@@ -170,6 +173,7 @@ impl<'a> Training<'a> {
             teacher,
             optimizer,
             schedule,
+            upload: Upload::new(&device)?,
             steps_per_epoch,
             total_steps,
             checkpoint: run.trial(&trial.id).join("checkpoint.safetensors"),
@@ -220,8 +224,8 @@ impl<'a> Training<'a> {
         let index = self.progress.epoch;
         let mut sums = Sums::default();
         let mut since_event: Option<Stopwatch> = None;
-        for batch in self.loader(index)? {
-            let batch = batch.map_err(|e| Failure::at(Stage::Data, e))?;
+        for batch in self.loader(index) {
+            let batch = batch?;
             let rate = self.schedule.at(self.progress.step);
             let images = batch.labels.len();
             let step_clock = Stopwatch::start();
@@ -258,7 +262,7 @@ impl<'a> Training<'a> {
         Ok(evaluation.filter(|_| is_last))
     }
 
-    fn loader(&self, epoch: u64) -> Result<Loader, Failure> {
+    fn loader(&self, epoch: u64) -> Batches {
         let protocol = &self.trial.protocol;
         let order = datasets::epoch_order(self.seeds, epoch, self.data.train.len());
         let views = self.trial.method_config.views();
@@ -271,14 +275,14 @@ impl<'a> Training<'a> {
             want: WantViews { positive: views.positive, teacher: views.teacher },
         };
         let batches = datasets::batches(&order, protocol.batch_size, true);
-        Ok(Loader::new(Arc::clone(&self.data.train), batches, plan, None))
+        self.upload.epoch(&self.data.train, batches, plan)
     }
 
     /// One step; its numbers and the norm of its gradient come back, when the device is done with all of it.
     ///
     /// On the CPU a loss that is not finite ends the trial at once. A card is asked for its numbers when everything is
     /// launched, so that it never waits for the host in between.
-    fn step(&mut self, batch: ViewBatch, rate: f64) -> Result<(Numbers, f64), Failure> {
+    fn step(&mut self, batch: ImageBatch, rate: f64) -> Result<(Numbers, f64), Failure> {
         let step = self.progress.step + 1;
         let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
         let out = self.loss(batch, step)?;
@@ -298,20 +302,16 @@ impl<'a> Training<'a> {
         if norm.is_finite() { Ok((numbers, norm)) } else { Err(Failure::diverged(step, "the gradient")) }
     }
 
-    fn loss(&self, batch: ViewBatch, step: u64) -> Result<LossOut, Failure> {
+    fn loss(&self, batch: ImageBatch, step: u64) -> Result<LossOut, Failure> {
         let failed = |e: &dyn Cause| Failure::at(Stage::Train, e);
-        let (count, size) = (batch.labels.len(), self.trial.protocol.input_size);
-        let images = |views: Vec<f32>| Tensor::from_vec(views, (count, 3, size, size), &self.device);
-        let anchor = images(batch.anchor).map_err(|e| failed(&e))?;
-        let positive = batch.positive.map(images).transpose().map_err(|e| failed(&e))?;
         let forward = |x: &Tensor, view: u64| {
             let mut dropout = self.seeds.stream(Axis::Dropout, &[step, view]);
             self.network.backbone.features(x, &mut Pass::training(&mut dropout))?.map()
         };
-        let anchor_map = forward(&anchor, 0).map_err(|e| failed(&e))?;
-        let positive_map = positive.as_ref().map(|x| forward(x, 1)).transpose().map_err(|e| failed(&e))?;
-        let teacher_tokens = match (&self.teacher, batch.teacher) {
-            (Some(averaged), Some(views)) => Some(averaged.tokens(&images(views).map_err(|e| failed(&e))?)?),
+        let anchor_map = forward(&batch.anchor, 0).map_err(|e| failed(&e))?;
+        let positive_map = batch.positive.as_ref().map(|x| forward(x, 1)).transpose().map_err(|e| failed(&e))?;
+        let teacher_tokens = match (&self.teacher, &batch.teacher) {
+            (Some(averaged), Some(views)) => Some(averaged.tokens(views)?),
             _ => None,
         };
         let stream = self.seeds.stream(Axis::Objective, &[step]);

@@ -226,6 +226,10 @@ pub struct Cost {
     pub step_ms: f64,
     /// Training images per second of whole epochs, evaluation left out (an image with two views counts once).
     pub images_per_s: f64,
+    /// Share of that time for which training waited for images: the loop for the next batch, and a card for the end of a
+    /// copy. Records of earlier builds do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_wait_share: Option<f64>,
     /// Largest resident memory of the child process, MiB.
     pub peak_memory_mb: f64,
     /// The most memory of the card that the trial's tensors held at a time, MiB: the high-water mark of what is in use in

@@ -115,6 +115,7 @@ pub(crate) fn done(method: &str, dataset: &str, seed: u64, correct: u64) -> Reco
         steps: 12,
         step_ms: slow * (100.0 + seed as f64),
         images_per_s: 320.5 / slow,
+        input_wait_share: Some(0.125),
         peak_memory_mb: 812.25,
         peak_device_memory_mb: None,
         seconds: 61.5,
