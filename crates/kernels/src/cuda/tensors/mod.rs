@@ -66,7 +66,7 @@ fn card(op: &'static str, tensor: &Tensor) -> Result<Card> {
 /// The row-major numbers of a tensor on the card. They live as long as the tensor, which is kept here.
 struct Source<T> {
     _tensor: Tensor,
-    view: View<T>,
+    numbers: Numbers<T>,
 }
 
 impl<T: Number + CudaDType> Source<T> {
@@ -82,7 +82,21 @@ impl<T: Number + CudaDType> Source<T> {
             let (address, _guard) = storage.as_cuda_slice::<T>()?.device_ptr(&stream);
             address + (layout.start_offset() * size_of::<T>()) as u64
         };
-        Ok(Self { _tensor: tensor, view: View::new(address, len) })
+        Ok(Self { _tensor: tensor, numbers: Numbers { view: View::new(address, len) } })
+    }
+}
+
+/// Where the numbers of a [`Source`] lie. Behind a dereference, so that a closure that uses the view keeps the tensor too: of a
+/// plain field it would capture the address alone.
+struct Numbers<T> {
+    view: View<T>,
+}
+
+impl<T> std::ops::Deref for Source<T> {
+    type Target = Numbers<T>;
+
+    fn deref(&self) -> &Numbers<T> {
+        &self.numbers
     }
 }
 
