@@ -163,6 +163,16 @@ def dies_of_a_freed_buffer(card):
     card.launch(function, None, memory, ctypes.c_float(0), ctypes.c_size_t(1))
 
 
+def dies_of_a_freed_buffer_whose_place_would_be_taken(card):
+    """kernel fill_f32, argument 0: an address that no buffer holds"""
+    function = card.made("cuModuleGetFunction", card.made("cuModuleLoadData", PTX), b"fill_f32")
+    memory = card.floats([1.0] * 2000)
+    card("cuMemFree_v2", memory)
+    others = [card.floats([1.0] * 2000) for _ in range(100)]
+    assert memory.value not in [other.value for other in others]
+    card.launch(function, None, memory, ctypes.c_float(0), ctypes.c_size_t(1))
+
+
 def dies_of_what_lies_behind_the_end(card):
     """somebody wrote behind the end of a buffer of 20 bytes"""
     memory = card.floats([1.0] * 5)

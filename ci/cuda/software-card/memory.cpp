@@ -3,6 +3,7 @@
 
 #include "guarded.h"
 
+#include <deque>
 #include <map>
 #include <vector>
 
@@ -24,6 +25,20 @@ bool keeps_pattern(const char *from, const char *to) {
     for (const char *at = from; at < to; at++)
         if ((unsigned char)*at != emulator::PATTERN) return false;
     return true;
+}
+
+// Gives memory back to the system but not its addresses, so that who uses it later meets nothing, instead of what was taken
+// next; 2^44 bytes of addresses are kept, then the oldest go.
+void retire(const Buffer &buffer) {
+    static auto *retired = new std::deque<std::pair<char *, size_t>>;
+    static size_t kept = 0;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    if (mmap(buffer.start, buffer.total, PROT_NONE, flags, -1, 0) == MAP_FAILED) die("freed memory cannot be closed");
+    retired->emplace_back(buffer.start, buffer.total);
+    for (kept += buffer.total; kept > (size_t)1 << 44; retired->pop_front()) {
+        munmap(retired->front().first, retired->front().second);
+        kept -= retired->front().second;
+    }
 }
 
 } // namespace
@@ -66,7 +81,7 @@ CUresult give_back(CUdeviceptr at, int card) {
     size_t rounded = (buffer.bytes + ALIGN - 1) / ALIGN * ALIGN;
     if (!keeps_pattern(buffer.data + buffer.bytes, buffer.data + rounded))
         die("somebody wrote behind the end of a buffer of %zu bytes", buffer.bytes);
-    emulator::give_back(memory);
+    retire(buffer);
     buffers().erase(found);
     if (buffer.card >= 0) amount(buffer.card).used -= buffer.bytes;
     return CUDA_SUCCESS;

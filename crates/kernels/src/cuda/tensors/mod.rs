@@ -159,7 +159,7 @@ fn card(op: &'static str, tensor: &Tensor) -> Result<Card> {
 /// The row-major numbers of a tensor on the card. They live as long as the tensor, which is kept here.
 struct Source<T> {
     _tensor: Tensor,
-    view: View<T>,
+    numbers: Numbers<T>,
 }
 
 impl<T: Held> Source<T> {
@@ -173,7 +173,21 @@ impl<T: Held> Source<T> {
             };
             T::address(storage)? + (layout.start_offset() * size_of::<T>()) as u64
         };
-        Ok(Self { _tensor: tensor, view: View::new(address, len) })
+        Ok(Self { _tensor: tensor, numbers: Numbers { view: View::new(address, len) } })
+    }
+}
+
+/// Where the numbers of a [`Source`] lie. Behind a dereference, so that a closure that uses the view keeps the tensor too: of a
+/// plain field it would capture the address alone.
+struct Numbers<T> {
+    view: View<T>,
+}
+
+impl<T> std::ops::Deref for Source<T> {
+    type Target = Numbers<T>;
+
+    fn deref(&self) -> &Numbers<T> {
+        &self.numbers
     }
 }
 
