@@ -287,3 +287,16 @@ impl SqueezeExcite {
         2 * self.weights.iter().map(Tensor::elem_count).sum::<usize>() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_blocks_of_deep_networks_are_paired() {
+        let of = |blocks| (0..blocks).map(|index| paired(index, blocks)).collect::<Vec<_>>();
+        assert_eq!(of(16), [[true; 7].as_slice(), &[false; 9]].concat());
+        assert_eq!(of(33).iter().filter(|paired| **paired).count(), 24);
+        assert_eq!(of(8), [false; 8]);
+    }
+}

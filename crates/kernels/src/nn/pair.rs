@@ -201,12 +201,12 @@ mod tests {
 
     #[test]
     fn sums_take_what_is_left_over() {
-        let (high, rest) = ([1.0f32, -1.0, 2.0], [1e-9f32, -1e-9, 0.0]);
+        let small = 2f32.powi(-30);
+        let (high, rest) = ([1.0f32, -1.0, 2.0], [small, -small, 0.0]);
         let (a, b) = (Pair { high: &high, rest: Some(&rest) }, Pair { high: &[-1.0, 1.0, 1.0], rest: None });
-        let y = sum(a, b, true);
-        // The second gate would be at 0 without its rest, and is shut.
-        assert_eq!(y.high, [1e-9, 0.0, 3.0]);
+        // Without its rest the first gate would be shut.
+        assert_eq!(sum(a, b, true).high, [small, 0.0, 3.0]);
         let y = sum(a, b, false);
-        assert_eq!((y.high, y.rest), (vec![1e-9, -1e-9, 3.0], vec![0.0; 3]));
+        assert_eq!((y.high, y.rest), (vec![small, -small, 3.0], vec![0.0; 3]));
     }
 }
