@@ -97,8 +97,9 @@ fn main() -> Outcome {
     let (a, b) = (samples(512, 64, &mut stream)?, samples(64, 64, &mut stream)?);
     let (a, b) = (on(&device, &a)?, on(&device, &b)?);
     timer.measure("spd_log 512x64x64 fwd+bwd", repeats, || gradient(&spd::log(&a)?.sqr()?.sum_all()?))?;
-    let cost = on(&device, &variable(&[64, 196, 196], || stream.uniform())?)?;
-    let weights = on(&device, &variable(&[64, 196, 196], || stream.uniform())?)?.detach();
+    let (cost, weights) =
+        (variable(&[64, 196, 196], || stream.uniform())?, variable(&[64, 196, 196], || stream.uniform())?);
+    let (cost, weights) = (on(&device, &cost)?, on(&device, &weights)?.detach());
     let config = SinkhornConfig { eps: 0.1, iterations: 20 };
     timer.measure("sinkhorn 64x196x196 it20 fwd+bwd", repeats, || {
         gradient(&(sinkhorn(&cost, config)? * &weights)?.sum_all()?)
