@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <string>
+#include <unistd.h>
 
 namespace card {
 
@@ -60,13 +61,14 @@ void count(const char *what, size_t bytes) {
     one.bytes += bytes;
 }
 
-// A line for each kernel, copy and product: calls, bytes, name.
+// A line for each kernel, copy and product: calls, bytes, name. Each process adds its own: trials are processes.
 __attribute__((destructor)) void report() {
     const char *path = std::getenv("UFG_SOFTWARE_CARD_REPORT");
     if (!path || !*path) return;
     Held held(lock);
-    FILE *out = std::fopen(path, "w");
+    FILE *out = std::fopen(path, "a");
     if (!out) die("cannot write %s", path);
+    std::fprintf(out, "process %d\n", (int)getpid());
     for (const auto &[name, one] : counts()) std::fprintf(out, "%llu %llu %s\n", one.calls, one.bytes, name.c_str());
     for (int k = 0; k < cards(); k++) std::fprintf(out, "1 %zu most memory of card %d\n", amount(k).most, k);
     std::fclose(out);
