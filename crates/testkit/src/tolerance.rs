@@ -46,6 +46,8 @@ pub const PLAIN_SUM_F32: f64 = 1e-6;
 /// Training ops with bfloat16 activations and float32 sums against float64 on the same numbers: eight bits of the result,
 /// and of what lies between two passes.
 pub const ACTIVATIONS_BF16: Tolerance = Tolerance { value: 4e-3, gradient: 8e-3 };
+/// Attention with bfloat16 activations: scores and weights are stored as well, three roundings instead of one.
+pub const ATTENTION_BF16: Tolerance = Tolerance { value: 8e-3, gradient: 1.6e-2 };
 /// Sums of products of float32 numbers that were rounded to TF32, which keeps eleven bits, before.
 pub const PRODUCTS_TF32: Tolerance = Tolerance { value: 1e-3, gradient: 1e-3 };
 /// What the parameters of a small network have moved by after a few steps, against the same steps in float64.
