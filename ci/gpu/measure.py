@@ -242,8 +242,9 @@ def grid(options, report):
         header = ["method", "step, ms", "over triplet", "images/s", "peak device memory, MiB", "waiting, %", "hours in ufg-full"]
         report.say(f"{precision}, {seconds:.0f} s for all:")
         report.table(f"grid-{precision}", header, rows)
-        if not options.small:
-            report.say(f"training of the whole of `ufg-full` on one such device: about {hours:.0f} hours, evaluation left out")
+        if options.small:
+            continue
+        report.say(f"training of the whole of `ufg-full` on one such device: about {hours:.0f} hours, evaluation left out")
         beside = costs["pac-mcl-bw"]["step_ms"] / triplet
         report.say(f"- pac-mcl-bw beside triplet: {beside:.2f}, {verdict(beside, BESIDE_TRIPLET)}")
         waits = [cost["input_wait_share"] for cost in costs.values() if cost.get("input_wait_share") is not None]
