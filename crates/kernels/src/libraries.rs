@@ -1,4 +1,4 @@
-//! The libraries of a card that kernels may use, for the record of a run.
+//! The libraries of a card that kernels may use.
 //!
 //! Which of them is there changes which kernels run, and so the last bits of results; it is a fact of the machine, the same
 //! in every run.

@@ -1,6 +1,8 @@
 //! Training ops and optimisers on a card against the same on the CPU, and against themselves. Without a card they say so.
 #![cfg(feature = "cuda")]
 
+mod card_common;
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -10,17 +12,7 @@ use kernels::optim::{AdamW, AdamWConfig, Ema, Parameter, Sgd, SgdConfig, clip_sc
 use random::{Axis, Seeds};
 use testkit::tolerance::{ACTIVATIONS_BF16, ATTENTION_BF16, ORACLE_F32, ORACLE_F64, Tolerance, assert_close};
 
-/// The first card; says where there is none.
-#[expect(clippy::print_stderr, reason = "a comparison that was not made must be seen")]
-fn card() -> Option<Device> {
-    match Device::new_cuda(0) {
-        Ok(card) => Some(card),
-        Err(error) => {
-            eprintln!("no card, nothing compared: {error}");
-            None
-        }
-    }
-}
+use card_common::card;
 
 fn draw(shapes: &[&[usize]], path: u64) -> Vec<Vec<f64>> {
     let mut stream = Seeds::new(91).stream(Axis::Test, &[path]);

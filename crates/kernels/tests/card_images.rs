@@ -1,6 +1,8 @@
 //! Views that a card makes of bytes and recipes against the CPU's, bit for bit. Without a card it says so.
 #![cfg(feature = "cuda")]
 
+mod card_common;
+
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -8,17 +10,7 @@ use datasets::{AugmentConfig, Normalise, Place, Recipe, RgbRef, TrainPlan, WantV
 use kernels::images::{Copying, Recipes, Stage};
 use random::{Axis, Seeds};
 
-/// The first card; says where there is none.
-#[expect(clippy::print_stderr, reason = "a comparison that was not made must be seen")]
-fn card() -> Option<Device> {
-    match Device::new_cuda(0) {
-        Ok(card) => Some(card),
-        Err(error) => {
-            eprintln!("no card, nothing compared: {error}");
-            None
-        }
-    }
-}
+use card_common::card;
 
 fn plan(size: usize, epoch: u64) -> TrainPlan {
     let augment = AugmentConfig {

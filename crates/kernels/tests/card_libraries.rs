@@ -1,6 +1,8 @@
 //! A card's libraries against own kernels and the CPU, and against themselves. Without a card or a library they say so.
 #![cfg(feature = "cuda")]
 
+mod card_common;
+
 use candle_core::{DType, Device, Tensor, Var};
 use kernels::libraries::{self, Libraries, Library};
 use kernels::nn::{Conv2dConfig, ConvLibrary, conv2d};
@@ -12,15 +14,9 @@ use testkit::tolerance::{ORACLE_F32, ORACLE_F64, PRODUCTS_TF32, Tolerance, asser
 const TYPES: [(DType, Tolerance); 2] = [(DType::F32, ORACLE_F32), (DType::F64, ORACLE_F64)];
 
 /// The first card with its libraries; says where there is none.
-#[expect(clippy::print_stderr, reason = "a comparison that was not made must be seen")]
+#[expect(clippy::print_stderr, reason = "what was compared with what must be seen")]
 fn card() -> Option<(Device, Libraries)> {
-    let card = match Device::new_cuda(0) {
-        Ok(card) => card,
-        Err(error) => {
-            eprintln!("no card, nothing compared: {error}");
-            return None;
-        }
-    };
+    let card = card_common::card()?;
     let libraries = libraries::of(&card).expect("a card has libraries");
     eprintln!("{libraries}");
     Some((card, libraries))

@@ -156,10 +156,7 @@ impl AdamW {
             return GradientNorm::on_card(self.step_on_card(grads, learning_rate, most)?);
         }
         let norm = gradient_norm(&self.params, grads)?;
-        if let Some(scale) = clipped::scale(norm, max_norm)? {
-            self.step_scaled(grads, learning_rate, scale)?;
-        }
-        GradientNorm::of(norm)
+        clipped::step(norm, max_norm, |scale| self.step_scaled(grads, learning_rate, scale))
     }
 
     /// The gradient of each parameter, checked against it.

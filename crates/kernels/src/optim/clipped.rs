@@ -37,13 +37,12 @@ impl GradientNorm {
     }
 }
 
-/// The factor for gradients of this norm; `None` where it is not finite and no step is made.
-pub(super) fn scale(norm: f64, max_norm: Option<f64>) -> Result<Option<f64>> {
-    match max_norm {
-        _ if !norm.is_finite() => Ok(None),
-        Some(most) => clip_scale(norm, most).map(Some),
-        None => Ok(Some(1.0)),
+/// Makes the step with the factor for gradients of this norm; none where it is not finite.
+pub(super) fn step(norm: f64, max_norm: Option<f64>, step: impl FnOnce(f64) -> Result<()>) -> Result<GradientNorm> {
+    if norm.is_finite() {
+        step(max_norm.map_or(Ok(1.0), |most| clip_scale(norm, most))?)?;
     }
+    GradientNorm::of(norm)
 }
 
 /// Refuses what [`clip_scale`] refuses of `max_norm`.

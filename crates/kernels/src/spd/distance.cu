@@ -123,10 +123,12 @@ __device__ inline double bw_pair(Matrix a, Matrix b, double *u, Room memory, u32
     }
     __syncthreads();
     // U between the eigenvectors, then V_B U, then U itself.
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) w[at / d * stride + at % d] /= lengths[at / d];
+    __syncthreads();
     for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
         u32 j = at / d, i = at % d;
         double sum = 0.0;
-        for (u32 k = 0; k < d; k++) sum += w[k * stride + j] / lengths[k] * r[k * stride + i];
+        for (u32 k = 0; k < d; k++) sum += w[k * stride + j] * r[k * stride + i];
         u[at] = sum;
     }
     __syncthreads();
@@ -220,14 +222,17 @@ __device__ inline void tighten(Matrix a, const double *squares, const double *sp
     length = block_sum(length, room), trace = block_sum(trace, room), least = -block_max(-least, room);
     if (!(least > 0.0)) return;
     length *= 1.0 + ROWS_ROUNDING + ROOT_ROUNDING * sqrt(a.values[d - 1] / a.values[0]);
+    // The vectors are not needed any more: their numbers become those of r_k Λ½ / √s_k.
+    for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
+        u32 k = at / d, i = at % d;
+        r[k * stride + i] *= sqrt(a.values[d - 1 - i]) / sqrt(lengths[k]);
+    }
+    __syncthreads();
     for (u32 at = threadIdx.x; at < size; at += blockDim.x) {
         u32 k = at / d, j = at % d;
         double sum = 0.0;
-        for (u32 i = 0; i < d; i++) {
-            u32 own = d - 1 - i;
-            sum += r[k * stride + i] * sqrt(a.values[own]) * a.vectors[own * d + j];
-        }
-        w[k * stride + j] = sum / sqrt(lengths[k]);
+        for (u32 i = 0; i < d; i++) sum += r[k * stride + i] * a.vectors[(d - 1 - i) * d + j];
+        w[k * stride + j] = sum;
     }
     __syncthreads();
     double stretch = 0.0;

@@ -95,7 +95,7 @@ fn each(what: &str, size: usize, change: impl Fn(usize, RgbRef<'_>, &mut Recipe)
 const SIZES: [usize; 2] = [14, 29];
 
 #[test]
-#[ignore = "compiles the kernels"]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn resizing_of_crops() {
     for size in SIZES {
         each("whole images", size, |_, _, _| ());
@@ -118,7 +118,7 @@ fn resizing_of_crops() {
 }
 
 #[test]
-#[ignore = "compiles the kernels"]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn flips() {
     for size in SIZES {
         each("flips", size, |k, _, recipe| recipe.flip = k != 2);
@@ -127,7 +127,7 @@ fn flips() {
 
 /// Every part alone at its extremes, then in orders of all four.
 #[test]
-#[ignore = "compiles the kernels"]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn jitter() {
     use JitterPart::{Brightness, Contrast, Hue, Saturation};
     let factors = [
@@ -150,7 +150,7 @@ fn jitter() {
 
 /// Grey levels so dark that sums of them may be rounded: one thread adds them in the CPU's order.
 #[test]
-#[ignore = "compiles the kernels"]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn contrast_of_dark_images() {
     use JitterPart::{Brightness, Contrast};
     each("dark", 29, |k, _, recipe| {
@@ -159,7 +159,7 @@ fn contrast_of_dark_images() {
 }
 
 #[test]
-#[ignore = "compiles the kernels"]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn rotations() {
     for size in SIZES {
         each("rotations", size, |k, _, recipe| recipe.rotate.degrees = [15.0, -33.3, 90.0, 180.0, -1e-3][k]);
@@ -167,7 +167,7 @@ fn rotations() {
 }
 
 #[test]
-#[ignore = "compiles the kernels"]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn erasing() {
     for size in SIZES {
         each("erasing", size, |k, _, recipe| {
@@ -182,7 +182,7 @@ fn erasing() {
 }
 
 #[test]
-#[ignore = "compiles the kernels"]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn tiles() {
     for size in SIZES {
         each("tiles", size, |k, _, recipe| {
@@ -195,7 +195,7 @@ fn tiles() {
 
 /// Everything together, as it is drawn for training.
 #[test]
-#[ignore = "compiles the kernels"]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn recipes_as_they_are_drawn() {
     use datasets::{AugmentConfig, TrainPlan, WantViews, train_recipes};
     let augment = AugmentConfig {
