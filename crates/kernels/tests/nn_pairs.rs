@@ -31,7 +31,7 @@ fn config([stride, padding, dilation, groups]: [usize; 4]) -> Conv2dConfig {
 
 #[test]
 fn convolutions_round_once() {
-    let problems: [([usize; 4], [usize; 4], [usize; 4]); 10] = [
+    let problems: [([usize; 4], [usize; 4], [usize; 4]); 12] = [
         ([2, 3, 17, 13], [5, 3, 7, 7], [2, 3, 1, 1]),
         ([2, 8, 9, 8], [6, 4, 3, 2], [3, 2, 2, 2]),
         ([5, 6, 4, 4], [4, 3, 3, 3], [1, 1, 1, 2]),
@@ -44,6 +44,9 @@ fn convolutions_round_once() {
         ([3, 700, 3, 4], [8, 700, 1, 1], [1, 0, 1, 1]),
         ([60, 8, 3, 3], [4, 4, 1, 1], [1, 0, 1, 2]),
         ([3, 4, 9, 7], [6, 4, 1, 1], [2, 0, 1, 1]),
+        // Minimal filters: odd maps; more than one part of the batch.
+        ([3, 33, 9, 11], [35, 33, 3, 3], [1, 1, 1, 1]),
+        ([3, 32, 47, 50], [33, 32, 3, 3], [1, 2, 1, 1]),
     ];
     for (x, w, how) in problems {
         let of = |dtype| {
@@ -61,7 +64,8 @@ fn convolutions_round_once() {
 
 /// Channels with a large mean, then a residual block as a network has it; `paired` or plain.
 fn network(dtype: DType, paired: bool) -> (Vec<f64>, Vec<Vec<f64>>) {
-    let shapes: [&[usize]; 6] = [&[12, 4, 3, 3], &[12, 3, 3, 3], &[20, 12, 1, 1], &[20, 12, 1, 1], &[12], &[20]];
+    let shapes: [&[usize]; 7] =
+        [&[32, 4, 3, 3], &[32, 8, 3, 3], &[20, 32, 1, 1], &[20, 32, 1, 1], &[32], &[20], &[32, 32, 3, 3]];
     let vars: Vec<Var> =
         shapes.iter().zip(10..).map(|(s, at)| Var::from_tensor(&tensor(s, dtype, at)).unwrap()).collect();
     let conv = |x: &Flow, at: usize, how| {
@@ -69,11 +73,12 @@ fn network(dtype: DType, paired: bool) -> (Vec<f64>, Vec<Vec<f64>>) {
         if paired { x.conv2d_paired(&vars[at], how) } else { x.conv2d(&vars[at], None, how) }.unwrap()
     };
     let norm = |x: Flow, at: usize, relu| x.batch_norm_train(&vars[at], &vars[at], EPS, relu).unwrap().y;
-    let images = (tensor(&[3, 4, 14, 13], DType::F32, 1) + 300.0).unwrap().to_dtype(dtype).unwrap();
+    let images = (tensor(&[4, 4, 18, 17], DType::F32, 1) + 300.0).unwrap().to_dtype(dtype).unwrap();
     let stem = norm(conv(&Flow::of(&images).unwrap(), 0, [1, 0, 1, 1]), 4, true).max_pool2d(3, 2, 1).unwrap();
-    let inner = norm(conv(&stem, 1, [1, 1, 1, 4]), 4, true);
+    let inner = norm(conv(&stem, 6, [1, 1, 1, 1]), 4, true);
+    let inner = norm(conv(&inner, 1, [2, 1, 1, 4]), 4, true);
     let y = norm(conv(&inner, 2, [1, 0, 1, 1]), 5, false);
-    let y = y.add_relu(&norm(conv(&stem, 3, [1, 0, 1, 1]), 5, false)).unwrap().tensor().unwrap();
+    let y = y.add_relu(&norm(conv(&stem, 3, [2, 0, 1, 1]), 5, false)).unwrap().tensor().unwrap();
     let loss = (&y * tensor(y.dims(), dtype, 99)).unwrap().sum_all().unwrap();
     let grads = loss.backward().unwrap();
     (values(&y), vars.iter().map(|var| values(grads.get(var).expect("a gradient"))).collect())

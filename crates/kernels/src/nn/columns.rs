@@ -4,6 +4,8 @@
 //! that a tap meets along an output row are contiguous. Columns are then plain copies of such runs, whatever the
 //! stride and dilation, without a test for the border; the way back is plain additions.
 
+use std::mem::MaybeUninit;
+
 use super::buffers::Real;
 use super::conv::Conv2dConfig;
 
@@ -101,15 +103,15 @@ impl Geometry {
         });
     }
 
-    /// The way back: copies padded phases into maps, without the border.
-    pub(super) fn unpad<T: Real>(&self, padded: &[T], maps: &mut [T]) {
+    /// The way back: writes maps from padded phases, without the border.
+    pub(super) fn unpad<T: Real>(&self, padded: &[T], maps: &mut [MaybeUninit<T>]) {
         self.each_run_of_input(|to, from, step, len| {
             let from = &padded[from..from + len];
             if step == 1 {
-                maps[to..to + len].copy_from_slice(from);
+                maps[to..to + len].write_copy_of_slice(from);
             } else {
                 for (to, from) in maps[to..].iter_mut().step_by(step).zip(from) {
-                    *to = *from;
+                    to.write(*from);
                 }
             }
         });
@@ -143,9 +145,13 @@ impl Geometry {
         // A copy whose length the compiler knows, for the usual widths: a call to `memcpy` costs more than the copy.
         match self.ow {
             4 => self.fill_columns_of::<T, 4>(padded, columns, pitch, at),
+            7 => self.fill_columns_of::<T, 7>(padded, columns, pitch, at),
             8 => self.fill_columns_of::<T, 8>(padded, columns, pitch, at),
+            14 => self.fill_columns_of::<T, 14>(padded, columns, pitch, at),
             16 => self.fill_columns_of::<T, 16>(padded, columns, pitch, at),
+            28 => self.fill_columns_of::<T, 28>(padded, columns, pitch, at),
             32 => self.fill_columns_of::<T, 32>(padded, columns, pitch, at),
+            56 => self.fill_columns_of::<T, 56>(padded, columns, pitch, at),
             _ => self.each_tap(|row, start| {
                 let to = &mut columns[row * pitch + at..][..self.map()];
                 for (to, from) in to.chunks_exact_mut(self.ow).zip(padded[start..].chunks(self.run_step())) {

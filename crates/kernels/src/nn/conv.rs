@@ -1,6 +1,6 @@
 //! Two-dimensional convolution with a backward pass of its own.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
 use super::buffers::{Held, Real, beside, by_storage, check_activations, slice_of};
@@ -10,7 +10,7 @@ use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::moments::MapSum;
 use super::pair::Pair;
 use super::wide::wide;
-use super::{ConvLibrary, conv_pairs, dense, depthwise, merged};
+use super::{ConvLibrary, conv_pairs, dense, depthwise, merged, strided, winograd};
 use crate::{Error, Result};
 
 const OP: &str = "conv2d";
@@ -53,12 +53,14 @@ impl Conv2dConfig {
 /// [`Conv2dConfig::output_size`]. Differentiable in all three; gradients that nobody tracks are not computed.
 ///
 /// The products are matrix products on column buffers of a few images at a time, reused by each worker; a 1×1
-/// kernel of stride 1 needs no columns; one input channel per group (depthwise) runs as a direct loop. The filter
+/// kernel needs no columns; one input channel per group (depthwise) runs as a direct loop; the gradients of dense 3×3 kernels
+/// of stride 1 with enough channels come from minimal filters (Winograd's F(2×2, 3×3)). The filter
 /// gradient is accumulated over at most eight fixed pieces of the batch that are added in order, or over the whole batch for
-/// 1×1 kernels on small maps, so values and gradients are the same bits for any number of threads.
+/// minimal filters and for 1×1 kernels on small maps, so values and gradients are the same bits for any number of threads.
 ///
 /// Where any argument is tracked, float32 sums are accurate to about three roundings for any number of taps (with AVX2 and
-/// FMA, depthwise aside): rectifiers and batch normalisation behind the convolution magnify its error, and a gate that
+/// FMA, depthwise aside), or to one where minimal filters serve, then in float64: rectifiers and batch normalisation behind
+/// the convolution magnify its error, and a gate that
 /// rounding turns over changes a gradient far more than a value. Where none is, plain sums are faster.
 ///
 /// On a card, [`Conv2dConfig::library`] says whose kernels run.
@@ -138,16 +140,43 @@ impl Conv {
         Shape::from((g.batch, g.c_out, g.oh, g.ow))
     }
 
-    fn forward<T: Real>(&self, x: &[T], w: &[T], bias: Option<&[T]>) -> CpuStorage {
+    fn forward<T: Real>(&self, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
         let g = &self.geometry;
-        let y = if g.is_depthwise() {
+        if g.is_depthwise() {
             depthwise::forward(g, x, w, bias)
+        } else if strided::applies(g) {
+            self.plain().forward(&strided::met(g, x), w, bias)
         } else if merged::applies(g) {
             merged::forward(g, x, w, bias, self.close)
+        } else if self.close && T::DTYPE == DType::F32 && winograd::applies(g) {
+            winograd::forward(g, x, w, bias)
         } else {
             dense::forward(g, x, w, bias, self.close)
-        };
-        T::to_cpu_storage_owned(y)
+        }
+    }
+
+    /// The convolution of the pixels that a stride meets.
+    fn plain(&self) -> Self {
+        Self { geometry: strided::plain(&self.geometry), close: self.close }
+    }
+
+    /// Gradients in `x` and `weight`, those of them that are wanted.
+    fn backward<T: Real>(&self, x: &[T], w: &[T], gy: &[T], want: Want) -> (Option<Vec<T>>, Option<Vec<T>>) {
+        let g = &self.geometry;
+        if g.is_depthwise() {
+            depthwise::backward(g, x, w, gy, want)
+        } else if strided::applies(g) {
+            // The pixels are for the filter gradient alone.
+            let met = if want.weight { strided::met(g, x) } else { Vec::new() };
+            let (gx, gw) = self.plain().backward(&met, w, gy, want);
+            (gx.map(|gx| strided::spread(g, &gx)), gw)
+        } else if merged::applies(g) {
+            merged::backward(g, x, w, gy, want)
+        } else if winograd::applies(g) {
+            winograd::backward(g, x, w, gy, want)
+        } else {
+            dense::backward(g, x, w, gy, want)
+        }
     }
 
     /// `Σ_{b,p,q} gy[b,o,p,q]`, accumulated in float64.
@@ -164,16 +193,8 @@ impl Conv {
 
 impl Derivative for Conv {
     fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, want: [bool; 3]) -> Gradients<T> {
-        let g = &self.geometry;
         let [x, w, _] = args;
-        let wanted = Want { x: want[0], weight: want[1] };
-        let (gx, gw) = if g.is_depthwise() {
-            depthwise::backward(g, x, w, &gy, wanted)
-        } else if merged::applies(g) {
-            merged::backward(g, x, w, &gy, wanted)
-        } else {
-            dense::backward(g, x, w, &gy, wanted)
-        };
+        let (gx, gw) = self.backward(x, w, &gy, Want { x: want[0], weight: want[1] });
         let gb = want[2].then(|| self.bias_gradient(&gy));
         [gx, gw, gb].map(|g| g.map(Gradient::Alone))
     }
@@ -198,7 +219,9 @@ impl CustomOp2 for Conv {
         w: &CpuStorage,
         lw: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let y = by_storage!(x, T => Ok(self.forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None)))?;
+        let y = by_storage!(x, T => {
+            Ok(T::to_cpu_storage_owned(self.forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None)))
+        })?;
         Ok((y, self.output_shape()))
     }
 
@@ -228,7 +251,8 @@ impl CustomOp3 for Conv {
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let y = by_storage!(x, T => {
-            Ok(self.forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, Some(slice_of(b, lb)?)))
+            let y = self.forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, Some(slice_of(b, lb)?));
+            Ok(T::to_cpu_storage_owned(y))
         })?;
         Ok((y, self.output_shape()))
     }

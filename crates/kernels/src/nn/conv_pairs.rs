@@ -5,6 +5,7 @@ use super::columns::Geometry;
 use super::pair::{Join, Pair, Pairs, Split, Target, fresh_pairs};
 use super::product::{product, rows};
 use super::wide::wide;
+use super::{strided, winograd};
 
 /// Columns that a product should at least have: small maps are put side by side.
 const COLUMNS: usize = 256;
@@ -15,6 +16,13 @@ const NARROW: usize = 64;
 
 /// Output of the convolution, [B, O, H', W'].
 pub(super) fn forward(g: &Geometry, x: Pair, w: &[f32]) -> Pairs {
+    if strided::applies(g) {
+        let (high, rest) = (strided::met(g, x.high), x.rest.map(|rest| strided::met(g, rest)));
+        return forward(&strided::plain(g), Pair { high: &high, rest: rest.as_deref() }, w);
+    }
+    if winograd::applies(g) {
+        return winograd::forward_pairs(g, x, w);
+    }
     let w: Vec<f64> = w.iter().map(|w| w.up()).collect();
     let per_image = g.c_out * g.map();
     let tile = COLUMNS.div_ceil(g.map());

@@ -4,10 +4,10 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::buffers::{Real, fresh, zeros};
+use super::buffers::{Real, fresh};
 use super::columns::Geometry;
 use super::conv::Want;
-use super::product::{product, product_rows, rows, transposed, unwritten};
+use super::product::{product, product_into, product_rows, rows, transposed, unwritten};
 
 /// Columns that a matrix product should at least have: small maps are put side by side.
 const COLUMNS: usize = 256;
@@ -121,33 +121,58 @@ pub(super) fn backward<T: Real>(
     gy: &[T],
     want: Want,
 ) -> (Option<Vec<T>>, Option<Vec<T>>) {
-    by_pieces(g, want, w.len(), |first, count, gx, gw| {
+    let tiles = |first: usize, count: usize, mut gx: Option<&mut [MaybeUninit<T>]>, mut gw: Option<Sum<T>>| {
         let tile = images_per_product(g).min(count);
         let mut start = 0;
-        let (mut gx, mut gw) = (gx, gw);
         while start < count {
             let images = first + start..first + (start + tile).min(count);
             let gx = gx.as_deref_mut().map(|gx| &mut gx[start * g.image()..(start + images.len()) * g.image()]);
             let tile = Tile { g, x, w, gy, images };
-            tile.backward(gx, gw.as_deref_mut());
+            tile.backward(gx, gw.as_mut());
             start += tile.images.len();
         }
-    })
+    };
+    // SAFETY: each tile writes the maps of all groups of its images, or adds to the filters of all groups; the tiles cover
+    // the piece.
+    unsafe { by_pieces(g, want, w.len(), tiles) }
+}
+
+/// A sum that is first written and then added to.
+pub(super) struct Sum<'a, T> {
+    to: &'a mut [MaybeUninit<T>],
+    /// Whether all of it is written.
+    written: bool,
+}
+
+impl<T: Real> Sum<'_, T> {
+    /// All of it, to add to: zeros at first.
+    pub(super) fn begun(&mut self) -> &mut [T] {
+        if !self.written {
+            self.to.fill(MaybeUninit::new(T::ZERO));
+            self.written = true;
+        }
+        // SAFETY: it is written.
+        unsafe { self.to.assume_init_mut() }
+    }
 }
 
 /// Runs `f(first image, images, gradient of these images, filter gradient)` on fixed pieces of the batch and adds the
 /// filter gradients in order.
-pub(super) fn by_pieces<T: Real>(
+///
+/// # Safety
+/// `f` must write all of both gradients that it is given.
+pub(super) unsafe fn by_pieces<T: Real>(
     g: &Geometry,
     want: Want,
     weights: usize,
-    f: impl Fn(usize, usize, Option<&mut [T]>, Option<&mut [T]>) + Sync,
+    f: impl Fn(usize, usize, Option<&mut [MaybeUninit<T>]>, Option<Sum<T>>) + Sync,
 ) -> (Option<Vec<T>>, Option<Vec<T>>) {
     let pieces = if weights < LARGE { PIECES } else { LARGE_PIECES };
     let piece = g.batch.div_ceil(pieces).max(1);
-    let mut gx = want.x.then(|| zeros::<T>(g.batch * g.image()));
-    let slices: Vec<Option<&mut [T]>> = match gx.as_deref_mut() {
-        Some(gx) => gx.chunks_mut(piece * g.image()).map(Some).collect(),
+    let len = g.batch * g.image();
+    let mut gx = want.x.then(|| Vec::with_capacity(len));
+    let slices: Vec<Option<&mut [MaybeUninit<T>]>> = match gx.as_mut() {
+        Some(gx) => gx.spare_capacity_mut()[..len].chunks_mut(piece * g.image()).map(Some).collect(),
         None => (0..g.batch.div_ceil(piece)).map(|_| None).collect(),
     };
     let partial: Vec<Option<Vec<T>>> = slices
@@ -155,14 +180,19 @@ pub(super) fn by_pieces<T: Real>(
         .enumerate()
         .map(|(index, gx)| {
             let first = index * piece;
-            let mut gw = want.weight.then(|| vec![T::ZERO; weights]);
-            f(first, piece.min(g.batch - first), gx, gw.as_deref_mut());
+            let mut gw = want.weight.then(|| Vec::with_capacity(weights));
+            let sum = gw.as_mut().map(|gw| Sum { to: &mut gw.spare_capacity_mut()[..weights], written: false });
+            f(first, piece.min(g.batch - first), gx, sum);
+            // SAFETY: `f` has written all of it, as the caller promises.
+            gw.iter_mut().for_each(|gw| unsafe { gw.set_len(weights) });
             gw
         })
         .collect();
+    // SAFETY: the pieces cover the batch, and `f` has written all of each, as the caller promises.
+    gx.iter_mut().for_each(|gx| unsafe { gx.set_len(len) });
     let gw = want.weight.then(|| {
         let mut parts = partial.into_iter().flatten();
-        let mut sum = parts.next().unwrap_or_else(|| zeros::<T>(weights));
+        let mut sum = parts.next().unwrap_or_else(|| vec![T::ZERO; weights]);
         let rest: Vec<Vec<T>> = parts.collect();
         sum.par_chunks_mut(CHUNK).enumerate().for_each(|(index, sum)| {
             for part in &rest {
@@ -184,15 +214,30 @@ struct Tile<'a, T> {
 }
 
 impl<T: Real> Tile<'_, T> {
-    fn backward(&self, mut gx: Option<&mut [T]>, mut gw: Option<&mut [T]>) {
-        let weights = self.g.og() * self.g.taps();
+    /// Writes the gradient of these images, and adds to the filter gradient.
+    fn backward(&self, mut gx: Option<&mut [MaybeUninit<T>]>, mut gw: Option<&mut Sum<T>>) {
         for group in 0..self.g.config.groups {
-            let gw = gw.as_deref_mut().map(|gw| &mut gw[group * weights..(group + 1) * weights]);
             if self.g.is_pointwise() {
-                self.pointwise(group, gx.as_deref_mut(), gw);
+                self.pointwise(group, gx.as_deref_mut(), gw.as_deref_mut());
             } else {
-                self.columns(group, gx.as_deref_mut(), gw);
+                self.columns(group, gx.as_deref_mut(), gw.as_deref_mut());
             }
+        }
+        if let Some(gw) = gw {
+            gw.written = true;
+        }
+    }
+
+    /// Adds `∂Y · columns(X)ᵀ` of some columns to the group's filter gradient.
+    fn add_filters(&self, group: usize, gw: &mut Sum<T>, (gy, x): (&[T], &[T]), (pitch, again): (usize, bool)) {
+        let (og, taps) = (self.g.og(), self.g.taps());
+        let to = &mut gw.to[group * og * taps..(group + 1) * og * taps];
+        let (size, gy, x) = ((og, taps, pitch), (gy, rows(pitch)), (x, transposed(pitch)));
+        if gw.written || again {
+            // SAFETY: the first products of the group have written it.
+            product(size, (unsafe { to.assume_init_mut() }, taps), true, gy, x);
+        } else {
+            product_into(size, (to, taps), gy, x);
         }
     }
 
@@ -207,24 +252,24 @@ impl<T: Real> Tile<'_, T> {
         &self.gy[image * self.g.c_out * self.g.map() + group * len..][..len]
     }
 
-    fn pointwise(&self, group: usize, mut gx: Option<&mut [T]>, mut gw: Option<&mut [T]>) {
+    fn pointwise(&self, group: usize, mut gx: Option<&mut [MaybeUninit<T>]>, mut gw: Option<&mut Sum<T>>) {
         let g = self.g;
         let (og, cg, map) = (g.og(), g.cg(), g.map());
         for (slot, image) in self.images.clone().enumerate() {
             let gy = self.gy_of(image, group);
             if let Some(gw) = gw.as_deref_mut() {
                 let x = &self.x[image * g.image() + group * cg * map..][..cg * map];
-                product((og, cg, map), (gw, cg), true, (gy, rows(map)), (x, transposed(map)));
+                self.add_filters(group, gw, (gy, x), (map, slot > 0));
             }
             if let Some(gx) = gx.as_deref_mut() {
                 let gx = &mut gx[slot * g.image() + group * cg * map..][..cg * map];
                 let w = self.weights(group);
-                product((cg, map, og), (gx, map), false, (w, transposed(cg)), (gy, rows(map)));
+                product_into((cg, map, og), (gx, map), (w, transposed(cg)), (gy, rows(map)));
             }
         }
     }
 
-    fn columns(&self, group: usize, gx: Option<&mut [T]>, gw: Option<&mut [T]>) {
+    fn columns(&self, group: usize, gx: Option<&mut [MaybeUninit<T>]>, gw: Option<&mut Sum<T>>) {
         let g = self.g;
         let (og, map, taps, count) = (g.og(), g.map(), g.taps(), self.images.len());
         let pitch = count * map;
@@ -241,7 +286,7 @@ impl<T: Real> Tile<'_, T> {
             };
             if let Some(gw) = gw {
                 gather_columns(g, self.x, group, self.images.clone(), padded, columns);
-                product((og, taps, pitch), (gw, taps), true, (gy, rows(pitch)), (columns, transposed(pitch)));
+                self.add_filters(group, gw, (gy, columns), (pitch, false));
             }
             if let Some(gx) = gx {
                 let w = self.weights(group);

@@ -1,12 +1,12 @@
 //! Depthwise convolution (one input channel per group) as direct loops over taps on padded maps: each output row is a sum
 //! of scaled runs of its input. Outputs are summed in tiles of several rows and vectors side by side, which changes no sum.
 
-use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
-use super::buffers::{Real, zeros};
+use super::buffers::{Real, fresh};
 use super::columns::Geometry;
 use super::conv::{Conv2dConfig, Want};
-use super::dense::by_pieces;
+use super::dense::{Sum, by_pieces};
 use super::wide::{Loop, wide};
 
 /// Values that are summed side by side in one vector.
@@ -19,8 +19,7 @@ const SLACK: usize = LANES * VECTORS;
 /// Output of the convolution, [B, O, H', W'].
 pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
     let (map, plane, og, taps) = (g.map(), g.plane(), g.og(), g.taps());
-    let mut y = zeros::<T>(g.batch * g.c_out * map);
-    y.par_chunks_mut(og * map).enumerate().for_each(|(index, y)| {
+    let maps = |index: usize, y: &mut [MaybeUninit<T>]| {
         // `index` counts (image, input channel): exactly the planes of `x`.
         let channel = index % g.c_in;
         T::with_scratch(g.padded_plane() + SLACK, |scratch| {
@@ -31,8 +30,9 @@ pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]
                 wide(Correlation { g, padded, w: &w[o * taps..(o + 1) * taps], bias, y });
             }
         });
-    });
-    y
+    };
+    // SAFETY: a correlation writes all of its map.
+    unsafe { fresh(g.batch * g.c_out * map, (og * map, 1), maps) }
 }
 
 /// One output map.
@@ -42,7 +42,7 @@ struct Correlation<'a, T> {
     padded: &'a [T],
     w: &'a [T],
     bias: T,
-    y: &'a mut [T],
+    y: &'a mut [MaybeUninit<T>],
 }
 
 impl<T: Real> Loop for Correlation<'_, T> {
@@ -74,7 +74,7 @@ impl<T: Real> Correlation<'_, T> {
                     if from < g.ow && (row + 1) * g.ow <= y.len() {
                         let to = &mut y[row * g.ow + from..(row + 1) * g.ow];
                         let len = to.len().min(LANES);
-                        to[..len].copy_from_slice(&sums[..len]);
+                        to[..len].write_copy_of_slice(&sums[..len]);
                     }
                 }
             }
@@ -125,7 +125,8 @@ pub(super) fn backward<T: Real>(
     let padded_len = g.padded_plane().max(mirror.as_ref().map_or(0, |m| m.g.padded_plane())) + SLACK;
     let row_starts = |oy: usize| (oy * g.run_step()..).step_by(LANES).take(pitch(g) / LANES);
     let starts: Vec<usize> = (0..g.oh).flat_map(row_starts).collect();
-    by_pieces(g, want, w.len(), |first, count, mut gx, mut gw| {
+    let maps = |first: usize, count: usize, mut gx: Option<&mut [MaybeUninit<T>]>, mut gw: Option<Sum<T>>| {
+        let mut gw = gw.as_mut().map(Sum::begun);
         T::with_scratch(padded_len + g.oh * pitch(g), |scratch| {
             let (padded, rows) = scratch.split_at_mut(padded_len);
             for slot in 0..count * g.c_in {
@@ -153,7 +154,9 @@ pub(super) fn backward<T: Real>(
                 }
             }
         });
-    })
+    };
+    // SAFETY: the gradient of every map is written, and the sum of the filters' is.
+    unsafe { by_pieces(g, want, w.len(), maps) }
 }
 
 /// Length of an output row in whole vectors.
@@ -230,7 +233,7 @@ impl Mirror {
         fits.then_some(Self { g: turned })
     }
 
-    fn data_gradient<T: Real>(&self, gy: &[T], w: &[T], padded: &mut [T], gx: &mut [T]) {
+    fn data_gradient<T: Real>(&self, gy: &[T], w: &[T], padded: &mut [T], gx: &mut [MaybeUninit<T>]) {
         let g = &self.g;
         g.pad(gy, &mut padded[..g.padded_plane()]);
         let turned: Vec<T> = w.iter().rev().copied().collect();

@@ -33,7 +33,9 @@ mod pair;
 mod pointwise;
 mod pool;
 mod product;
+mod strided;
 pub(crate) mod wide;
+mod winograd;
 
 pub use activation::{add_relu, relu};
 pub use attention::attention;
