@@ -1,5 +1,8 @@
 //! Time of a forward pass and of a training step (forward, backward, AdamW) of an architecture, as CSV:
 //! `cargo run -p backbones --example step_time -- ARCH BATCH PIXELS STEPS [cpu|cuda [float32|bfloat16]]`.
+//!
+//! With `-` for STEPS it waits: for every line `forward` or `train` of its input it runs that once and prints the milliseconds,
+//! so that `ci/peers/steps.py` can have it and others run in turn.
 #![expect(clippy::print_stdout, reason = "the times are what it is for")]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
@@ -20,7 +23,8 @@ const USAGE: &str =
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [arch, batch, pixels, steps, more @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
-    let (batch, pixels, steps): (usize, usize, usize) = (batch.parse()?, pixels.parse()?, steps.parse()?);
+    let (batch, pixels): (usize, usize) = (batch.parse()?, pixels.parse()?);
+    let steps: Option<usize> = if steps == "-" { None } else { Some(steps.parse()?) };
     let (device, precision) = place(more)?;
     let config = config_of(arch, pixels);
     let seeds = Seeds::new(1);
@@ -32,20 +36,37 @@ fn main() -> Outcome<()> {
     let values: Vec<f32> = (0..batch * 3 * pixels * pixels).map(|_| stream.normal() as f32).collect();
     let x = Tensor::from_vec(values, (batch, 3, pixels, pixels), &device)?;
 
-    println!("work,median_ms,min_ms,max_ms,peak_rss_mb");
     // A pass that nobody differentiates keeps no graph: detached parameters.
     let tensors = store.tensors().into_iter().collect();
     let mut plain = Backbone::new(&config, candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &device))?;
     plain.set_precision(precision)?;
-    measure(&format!("{arch} b{batch} {pixels} forward"), steps, || {
+    let forward = || {
         plain.forward_t(&x, BatchStatistics::TrainFrozen)?;
         Ok(device.synchronize()?)
-    })?;
-    measure(&format!("{arch} b{batch} {pixels} train step"), steps, || {
+    };
+    let train = || {
         let grads = backbone.forward_t(&x, BatchStatistics::Train)?.sqr()?.mean_all()?.backward()?;
         optimiser.step(&grads, 1e-3)?;
         Ok(device.synchronize()?)
-    })
+    };
+    let Some(steps) = steps else { return wait(forward, train) };
+    println!("work,median_ms,min_ms,max_ms,peak_rss_mb");
+    measure(&format!("{arch} b{batch} {pixels} forward"), steps, forward)?;
+    measure(&format!("{arch} b{batch} {pixels} train step"), steps, train)
+}
+
+/// Runs what each line of the input asks for and prints the milliseconds that it took.
+fn wait(mut forward: impl FnMut() -> Outcome<()>, mut train: impl FnMut() -> Outcome<()>) -> Outcome<()> {
+    for line in std::io::stdin().lines() {
+        let start = Instant::now();
+        match line?.as_str() {
+            "forward" => forward()?,
+            "train" => train()?,
+            other => return Err(format!("`{other}` is neither `forward` nor `train`").into()),
+        }
+        println!("{:.3}", start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(())
 }
 
 /// The device and precision that the last arguments name.
