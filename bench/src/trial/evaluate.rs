@@ -6,9 +6,9 @@ use datasets::{DatasetError, DecodedSet, Item, eval_view};
 use rayon::prelude::*;
 use records::{Prediction, Scores, Stage};
 
-use super::Failure;
 use super::failure::Cause;
 use super::model::Network;
+use super::{Failure, deadline};
 use crate::suite::Protocol;
 
 /// Images of a forward pass; the numbers of an image do not depend on its neighbours.
@@ -38,6 +38,7 @@ pub(crate) fn evaluate(
     let labels: Vec<u32> = items.iter().map(|item| item.label).collect();
     let (mut logits, mut features) = (Vec::new(), Vec::new());
     for start in (0..items.len()).step_by(BATCH) {
+        deadline::check(Stage::Evaluate)?;
         let range = start..(start + BATCH).min(items.len());
         let images = test_batch(set, range, protocol, device)?;
         let map = network.backbone.forward_t(&images, BatchStatistics::Eval).map_err(|e| failed(&e))?;
