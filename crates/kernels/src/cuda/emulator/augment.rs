@@ -117,10 +117,13 @@ fn resizing_of_crops() {
     }
 }
 
+/// See [`CLOSE`].
+type Close = (usize, usize, [(usize, u8); 2]);
+
 /// Side of the view, width of the image, and two columns of it with their levels, all others black. The first column's weight for
 /// some column of the view is within 10⁻⁴ of half a unit, and the sum of the two is so close to the next level that one unit
 /// of that weight makes another level of it. The first half of the list is just below half a unit, the second just above.
-const CLOSE: [(usize, usize, [(usize, u8); 2]); 8] = [
+const CLOSE: [Close; 8] = [
     (5, 232, [(26, 251), (24, 191)]),
     (5, 232, [(205, 255), (118, 94)]),
     (10, 237, [(59, 220), (36, 186)]),
