@@ -185,7 +185,8 @@ struct Followed {
     stopped: bool,
     /// The last it said about its cost.
     cost: Option<Cost>,
-    /// Its limit and the seconds for which it ran, where it was killed for running past it.
+    /// Its limit and the seconds for which it ran, where it was killed for running past it, which a child may be that has said
+    /// what it came to and then does not end.
     late: Option<(Duration, f64)>,
 }
 
@@ -234,7 +235,7 @@ fn follow(child: &mut Child, mut limit: Option<Limit>, stop: &AtomicBool, on_eve
             followed.stopped = true;
             kill(child);
         }
-        if let Some(limit) = limit.as_mut().filter(|_| followed.outcome.is_none() && followed.late.is_none()) {
+        if let Some(limit) = limit.as_mut().filter(|_| followed.late.is_none()) {
             followed.late = limit.look(child).map(|seconds| (limit.most, seconds));
         }
     }
