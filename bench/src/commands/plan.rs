@@ -220,3 +220,47 @@ fn estimate(latest: &BTreeMap<&str, &Record>, selected: &[&plan::Trial], outstan
     let median = seconds[seconds.len() / 2];
     format!(", about {:.1} minutes at the median of {} done", median * outstanding as f64 / 60.0, seconds.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests as fixtures;
+
+    #[test]
+    fn an_estimate_counts_done_trials_of_the_same_device() {
+        let plan = fixtures::planned(&fixtures::smoke());
+        let cost = |seconds| records::Cost {
+            params: 1,
+            params_train_only: 0,
+            steps: 1,
+            step_ms: 1.0,
+            images_per_s: 1.0,
+            input_wait_share: None,
+            peak_memory_mb: 1.0,
+            peak_device_memory_mb: None,
+            smaller_algorithms: 0,
+            seconds,
+            resumed_at_step: 0,
+        };
+        let made = [
+            (Status::Done, "cpu", 60.0),
+            (Status::Done, "cuda:0", 6.0),
+            (Status::TimedOut { seconds: 600.0 }, "cpu", 600.0),
+            (Status::Done, "cpu", 90.0),
+            (Status::Done, "cpu", 30.0),
+        ];
+        let record = |(trial, (status, device, seconds)): (&plan::Trial, (Status, &str, f64))| {
+            let mut record = fixtures::record_of(trial, 1, status);
+            (record.cost, record.provenance.device) = (Some(cost(seconds)), device.to_owned());
+            record
+        };
+        let all = plan.trials.iter().zip(made).map(record).collect();
+        let records = Records { all, ..Records::default() };
+        let selected: Vec<&plan::Trial> = plan.trials.iter().collect();
+        let latest = records.latest();
+        let said = estimate(&latest, &selected, 3, Place::Cpu);
+        assert_eq!(said, ", about 3.0 minutes at the median of 3 done");
+        assert_eq!(estimate(&latest, &selected, 0, Place::Cpu), "");
+        assert_eq!(estimate(&latest, &selected[5..], 3, Place::Cpu), "");
+    }
+}
