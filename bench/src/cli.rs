@@ -43,6 +43,10 @@ pub(crate) struct RunArguments {
     /// Trials at a time, which share the cores and take the cards in turn [default: 1, or one a card of a list]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: Option<u16>,
+    /// End a trial after so long, such as 6h, 90m or 45s (a plain number: seconds); a later run goes on from its checkpoint
+    /// [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = crate::limit::parse)]
+    pub(crate) trial_timeout: Option<std::time::Duration>,
     /// Use no network: what is not in the cache is an error (as with HF_HUB_OFFLINE=1)
     #[arg(long)]
     pub(crate) offline: bool,
@@ -64,6 +68,9 @@ enum Command {
         /// Only the trials that match
         #[arg(long, value_name = "EXPR")]
         only: Vec<String>,
+        /// Where the run would compute, as for a run
+        #[arg(long, value_name = "DEVICE", default_value = "auto")]
+        device: String,
     },
     /// Fetch and verify what a suite needs from the Hugging Face Hub, and pin it in bench.lock beside the suite file
     Fetch {
@@ -148,7 +155,7 @@ impl Cli {
     pub(crate) fn dispatch(self) -> Result<i32, ExpectedError> {
         match self.command {
             None => commands::run::run(&self.run),
-            Some(Command::Plan { suite, out, only }) => commands::plan::plan(&suite, out, &only),
+            Some(Command::Plan { suite, out, only, device }) => commands::plan::plan(&suite, out, &only, &device),
             Some(Command::Fetch { suite, only, offline }) => commands::fetch::fetch(&suite, &only, offline),
             Some(Command::Import(arguments)) => commands::import::import(&arguments),
             Some(Command::Export(arguments)) => commands::export::export(&arguments),

@@ -21,8 +21,21 @@ const STEP: f64 = 3.0;
 /// Refuses a grid that nobody would want on a CPU without having asked for it, with an estimate.
 ///
 /// # Errors
-/// [`ExpectedError::Usage`] where the trials have more than [`MANY`] image passes; a network that cannot be built.
+/// [`ExpectedError::Usage`] where there is one to tell; a network that cannot be built.
 pub(crate) fn ask(suite: &str, jobs: &[Job], plan: &Plan) -> Result<(), ExpectedError> {
+    let Some(estimate) = estimate(jobs, plan)? else { return Ok(()) };
+    tell(&estimate);
+    Err(ExpectedError::Usage {
+        message: format!("so long a run of `{suite}` on the CPU has to be asked for; no GPU can be used here"),
+        hint: "`--device cpu` starts it on the CPU all the same; `--only` selects a part of it".into(),
+    })
+}
+
+/// How long the trials would take on this CPU, where they have more than [`MANY`] image passes: timed on a batch.
+///
+/// # Errors
+/// A network that cannot be built.
+pub(crate) fn estimate(jobs: &[Job], plan: &Plan) -> Result<Option<String>, ExpectedError> {
     let passes = |trial: &Trial| {
         let images = plan.datasets.get(&trial.dataset).map_or(0, |data| data.train as u64);
         let views = 1 + u64::from(trial.method_config.views().positive);
@@ -31,21 +44,17 @@ pub(crate) fn ask(suite: &str, jobs: &[Job], plan: &Plan) -> Result<(), Expected
     let each: Vec<u64> = jobs.iter().map(|job| passes(&job.trial)).collect();
     let total = each.iter().fold(0u64, |sum, n| sum.saturating_add(*n));
     if total < MANY {
-        return Ok(());
+        return Ok(None);
     }
-    let Some((job, _)) = jobs.iter().zip(&each).max_by_key(|(_, n)| **n) else { return Ok(()) };
+    let Some((job, _)) = jobs.iter().zip(&each).max_by_key(|(_, n)| **n) else { return Ok(None) };
     let classes = plan.datasets.get(&job.trial.dataset).map_or(1, |data| data.classes);
     let seconds = seconds_per_pass(&job.trial, classes)
         .map_err(|reason| ExpectedError::Weights { backbone: job.trial.backbone.clone(), reason })?;
-    tell(&estimate(jobs.len(), total, seconds));
-    Err(ExpectedError::Usage {
-        message: format!("so long a run of `{suite}` on the CPU has to be asked for; no GPU can be used here"),
-        hint: "`--device cpu` starts it on the CPU all the same; `--only` selects a part of it".into(),
-    })
+    Ok(Some(in_words(jobs.len(), total, seconds)))
 }
 
 /// The estimate in words.
-fn estimate(trials: usize, passes: u64, seconds_per_pass: f64) -> String {
+fn in_words(trials: usize, passes: u64, seconds_per_pass: f64) -> String {
     let hours = passes as f64 * seconds_per_pass / 3600.0;
     format!(
         "estimate: {trials} trials with {:.1} million image passes of {:.0} ms each on this CPU (timed on one batch): about \
@@ -75,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_estimate_is_passes_times_seconds() {
-        let text = estimate(105, 7_200_000, 0.25);
+        let text = in_words(105, 7_200_000, 0.25);
         assert!(text.contains("105 trials with 7.2 million image passes of 250 ms each"), "{text}");
         assert!(text.ends_with("about 500 hours"), "{text}");
     }

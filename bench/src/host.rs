@@ -6,7 +6,8 @@ use records::{Digest, Provenance};
 
 use crate::device::{self, Facts, Place};
 
-/// Provenance of this build on this machine, of what runs on a device with this many threads.
+/// Provenance of this build on this machine, of what runs on a device with this many threads. The libraries of a card are known
+/// to who has opened it.
 pub(crate) fn provenance(place: Place, threads: usize) -> Provenance {
     let Facts { card, driver } = device::facts(place);
     let revision = option_env!("UFG_BENCH_REVISION").filter(|r| !r.is_empty()).map(str::to_owned);
@@ -19,6 +20,7 @@ pub(crate) fn provenance(place: Place, threads: usize) -> Provenance {
         device: place.to_string(),
         card,
         driver,
+        libraries: None,
         cpu: cpu(),
         threads: threads as u64,
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),

@@ -11,6 +11,7 @@ mod environment;
 mod error;
 mod files;
 mod host;
+mod limit;
 mod plan;
 mod run;
 mod select;

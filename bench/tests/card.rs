@@ -96,11 +96,43 @@ fn the_same_trials_twice_have_the_same_weights_and_records_name_the_card() {
         assert_eq!(provenance.device, "cuda:0");
         assert!(provenance.card.as_ref().is_some_and(|name| !name.is_empty()), "{provenance:?}");
         assert!(provenance.driver.as_ref().is_some_and(|driver| driver.contains("CUDA ")), "{provenance:?}");
+        let libraries = provenance.libraries.as_ref();
+        assert!(libraries.is_some_and(|l| l.starts_with("cuDNN ") && l.contains(", cuSOLVER ")), "{provenance:?}");
         let cost = record.cost.as_ref().unwrap();
         // Parameters, gradients and two moments of float32 have to lie somewhere.
         let least = 4.0 * 4.0 * (cost.params + cost.params_train_only) as f64 / f64::from(1 << 20);
         assert!(cost.peak_device_memory_mb.is_none_or(|peak| peak > least), "{cost:?}, expected more than {least}");
     }
+    let plan =
+        Said::of(place.bench(&["plan", "--suite", "tiny.toml", "--device", "cuda:0"]).output().unwrap(), 0).stdout;
+    let (card, driver) = (a[0].provenance.card.as_ref().unwrap(), a[0].provenance.driver.as_ref().unwrap());
+    assert!(plan.contains(&format!("\ndevice cuda:0 ({card}, driver {driver})\n")), "{plan}");
+}
+
+#[test]
+fn fast_algorithms_are_another_trial_or_refused_with_what_is_missing() {
+    let Some(_card) = card("fast algorithms on a card") else { return };
+    let plain = tiny(1, 6, METHODS);
+    let place = Place::with_suite(&plain.replace("batch_size = 6", "batch_size = 6\nalgorithms = \"fast\""));
+    let arguments = ["--only", "method=ce", "--device", "cuda:0"];
+    let said = Said::any(place.command("a", &arguments).output().unwrap());
+    if said.code == Some(0) {
+        said.stderr_has(&["note: `protocol.algorithms` = \"fast\": these trials are not repeatable"]);
+        let fast = done(&place, "a").remove(0);
+        assert_eq!(fast.config["protocol"]["algorithms"], "fast");
+        let place = Place::with_suite(&plain);
+        place.run("a", &arguments, 0);
+        let single = done(&place, "a").remove(0);
+        assert!(single.config["protocol"].get("algorithms").is_none());
+        assert_ne!(fast.cell, single.cell);
+        return;
+    }
+    let (code, why) = match cfg!(feature = "cudnn") {
+        true => (3, "is for cuDNN, which on cuda:0 is not used: "),
+        false => (2, "is for cuDNN, which this build does not have"),
+    };
+    assert_eq!(said.code, Some(code), "{}", said.stderr);
+    said.stderr_has(&["tiny.toml:10:1: `protocol.algorithms` = \"fast\" ", why, "\nhint: "]);
 }
 
 #[test]

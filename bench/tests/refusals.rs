@@ -162,13 +162,15 @@ fn bfloat16_on_the_cpu_is_refused_with_file_and_key() {
     let place = Place::with_suite(&text);
     let said = place.run("run", &["--device", "cpu"], 2);
     said.stderr_has(&[
-        "tiny.toml: `protocol.precision` = \"bfloat16\" is for CUDA cards, and cpu was chosen",
+        "tiny.toml:10:1: `protocol.precision` = \"bfloat16\" is for CUDA cards, and cpu was chosen",
         "\nhint: ",
     ]);
     assert!(!place.path("run").exists());
     let plan = Said::of(place.bench(&["plan", "--suite", "tiny.toml"]).output().unwrap(), 0).stdout;
-    let told = plan.contains("note: a run on this machine is refused: tiny.toml: `protocol.precision`");
+    let told = plan.contains("note: a run on this machine is refused: tiny.toml:10:1: `protocol.precision`");
     assert_eq!(told, candle_core::Device::new_cuda(0).is_err(), "{plan}");
+    let asked = place.bench(&["plan", "--suite", "tiny.toml", "--device", "cpu"]).output().unwrap();
+    Said::of(asked, 2).stderr_has(&["tiny.toml:10:1: `protocol.precision` = \"bfloat16\" is for CUDA cards"]);
     let place = Place::with_suite(&text.replace("bfloat16", "float16"));
     place.run("run", &["--device", "cpu"], 2).stderr_has(&["tiny.toml:10:13:", "`float16`", "`bfloat16`"]);
     let place = Place::with_suite(&text.replace("bfloat16", "float32"));
@@ -176,6 +178,63 @@ fn bfloat16_on_the_cpu_is_refused_with_file_and_key() {
     let plain = Place::with_suite(&tiny());
     plain.run("run", &["--device", "cpu", "--only", "method=ce,dataset=soy"], 0);
     assert_eq!(place.results("run"), plain.results("run"), "the default written out is the same trial");
+}
+
+#[test]
+fn fast_algorithms_without_a_card_are_refused_with_file_and_key() {
+    let text = tiny().replace("batch_size = 6", "batch_size = 6\nalgorithms = \"fast\"");
+    let place = Place::with_suite(&text);
+    let refused = "tiny.toml:10:1: `protocol.algorithms` = \"fast\" is for CUDA cards, and cpu was chosen";
+    place.run("run", &["--device", "cpu"], 2).stderr_has(&[refused, "\nhint: `--device cuda:N` chooses a card"]);
+    assert!(!place.path("run").exists());
+    let planned = |device: &str| place.bench(&["plan", "--suite", "tiny.toml", "--device", device]).output().unwrap();
+    Said::of(planned("cpu"), 2).stderr_has(&[refused]);
+    let plan = Said::of(planned("auto"), 0).stdout;
+    assert!(plan.contains("note: `protocol.algorithms` = \"fast\": these trials are not repeatable"), "{plan}");
+    if candle_core::Device::new_cuda(0).is_err() {
+        assert!(plan.contains(&format!("note: a run on this machine is refused: {refused}\n")), "{plan}");
+    }
+    let place = Place::with_suite(&text.replace("fast", "faster"));
+    place.run("run", &["--device", "cpu"], 2).stderr_has(&["tiny.toml:10:14:", "`faster`", "`deterministic`"]);
+    let place = Place::with_suite(&text.replace("fast", "deterministic"));
+    place.run("run", &["--device", "cpu", "--only", "method=ce,dataset=soy"], 0);
+    let plain = Place::with_suite(&tiny());
+    plain.run("run", &["--device", "cpu", "--only", "method=ce,dataset=soy"], 0);
+    assert_eq!(place.results("run"), plain.results("run"), "the default written out is the same trial");
+}
+
+#[test]
+fn a_plan_names_the_device_and_refuses_what_a_run_would() {
+    let place = Place::with_suite(&tiny());
+    let planned = |device: &str, code: i32| {
+        Said::of(place.bench(&["plan", "--suite", "tiny.toml", "--device", device]).output().unwrap(), code)
+    };
+    let plan = planned("cpu", 0).stdout;
+    assert!(plan.contains("\n\ndevice cpu\ndataset cotton: "), "{plan}");
+    planned("cuda:99", 3).stderr_has(&["device `cuda:99`", "--device cpu"]);
+    planned("gpu", 2).stderr_has(&["unknown device `gpu`", "cuda:N"]);
+    let long = Place::with_suite(
+        &suite(100_000, "[methods.ce]\nce = {}\n", TWO_DATASETS).replace("seeds = [7]", "seeds = [7, 8]"),
+    );
+    let plan = |arguments: &[&str]| {
+        Said::of(long.bench(&[&["plan", "--suite", "tiny.toml"], arguments].concat()).output().unwrap(), 0).stdout
+    };
+    let asked = plan(&["--device", "cpu"]);
+    assert!(asked.contains("\nestimate: 4 trials with ") && asked.contains(" hours\n"), "{asked}");
+    if candle_core::Device::new_cuda(0).is_err() {
+        let automatic = plan(&[]);
+        assert!(automatic.contains(" hours; a run has to be asked for by `--device cpu`\n"), "{automatic}");
+    }
+}
+
+#[test]
+fn a_limit_that_is_no_time_is_exit_2_and_says_how_it_is_written() {
+    let place = Place::with_suite(&tiny());
+    for time in ["6x", "0", "soon"] {
+        let said = place.run("run", &["--trial-timeout", time], 2);
+        said.stderr_has(&[&format!("`{time}` is no time; write 6h, 90m, 45s"), "--trial-timeout"]);
+    }
+    assert!(!place.path("run").exists());
 }
 
 #[test]

@@ -4,13 +4,14 @@
     python3 ci/gpu/measure.py [--bin target/gpu] [--peer PYTHON] [--device cuda] [--out DIR] [PART ...]
 
 Parts, in this order; without names all of them:
-    card      what the machine says it has
-    tests     the tests that want a card; one that found none counts as failed
-    verify    oracle files and backbones on the device, the shipped ones and those of ../shared where it is
-    kernels   value and gradient of the kernels, A B A B against PyTorch
-    steps     training steps, A B A B against PyTorch with channels-last and bfloat16 autocast
-    repeat    one trial twice: the digests of the weights must agree
-    grid      the run of ci/gpu/soylocal.toml: times of all methods, memory, waiting, hours for `ufg-full`
+    card          what the machine says it has
+    tests         the tests that want a card; one that found none counts as failed
+    verify        oracle files and backbones on the device, the shipped ones and those of ../shared where it is
+    kernels       value and gradient of the kernels, A B A B against PyTorch
+    steps         training steps, A B A B against PyTorch with channels-last and bfloat16 autocast
+    determinism   steps by deterministic algorithms over steps by cuDNN's fastest, A B A B; both of this build
+    repeat        one trial twice: the digests of the weights must agree
+    grid          the run of ci/gpu/soylocal.toml: times of all methods, memory, waiting, hours for `ufg-full`
 
 `ci/gpu/build` makes what is run. Everything is also written to OUT/measured.md and OUT/*.csv. `--small` takes sizes that a CPU or
 an emulated card finishes, to try the script. Exit codes: 0 measured (targets may be missed: they are told), 1 a part failed,
@@ -113,7 +114,7 @@ def tests(options, report):
         raise Failed(f"{options.bin}/tests holds no test; ci/gpu/build makes them")
     wrong = []
     for binary in binaries:
-        filters = ["card"] if binary.name.endswith(("-methods", "-precision")) else []
+        filters = ["card"] if binary.name.endswith(("-methods", "-precision", "-algorithms")) else []
         # What cargo tells a test that runs where it was built.
         told = {"CARGO_BIN_EXE_bench": str(options.bin / "bench"), "CARGO_MANIFEST_DIR": str(ROOT / "bench")}
         done = subprocess.run([binary, "--nocapture", *filters], capture_output=True, text=True, cwd=ROOT, env={**os.environ, **told})
@@ -176,17 +177,42 @@ def steps(options, report):
     report.table("steps", ["work", "precision", "ours, ms", "PyTorch, ms", "ratio", "target"], rows)
 
 
-def suite(options, report, precision):
-    """The suite with a precision, small if asked; its path."""
+def determinism(options, report):
+    rows = []
+    for arch, batch, pixels in SMALL_STEPS if options.small else STEPS:
+        for precision in ["float32"] if options.device == "cpu" else ["bfloat16", "float32"]:
+            command = [options.bin / "step_time", arch, batch, pixels, options.repeats, options.device, precision]
+            tried = subprocess.run([str(part) for part in [*command[:4], 1, *command[5:], "fast"]], capture_output=True, text=True, cwd=ROOT)
+            refused = re.search(r'Algorithms \{ reason: "(.*)" \}', tried.stderr)
+            if tried.returncode != 0 and refused:
+                report.say(f"not measured, there are no fast algorithms here: {refused.group(1)}")
+                return
+            found = in_turn([*command, "deterministic"], [*command, "fast"], options.rounds)
+            for name, own in found["ours"].items():
+                fast = found["peer"][name]
+                rows.append([name, precision, f"{own:.1f}", f"{fast:.1f}", f"{own / fast:.3f}"])
+    report.table("determinism", ["work", "precision", "deterministic, ms", "fast, ms", "cost of determinism"], rows)
+    # The same by the key of a suite: the trial runs, and its record says what it is.
+    for record in carry_out(options, report, "float32", "fast", "--only", "method=ce", algorithms="fast"):
+        asked = record["config"]["protocol"].get("algorithms")
+        if record["status"] != "done" or asked != "fast":
+            raise Failed(f"{record['trial']}: {record['status']}, algorithms {asked}")
+        report.say(f"- `{record['method']}` by fast algorithms: {record['cost']['step_ms']:.1f} ms a step, {record['provenance'].get('libraries')}")
+
+
+def suite(options, report, precision, algorithms):
+    """The suite with a precision and algorithms, small if asked; its path."""
     text = (ROOT / "ci" / "gpu" / "soylocal.toml").read_text()
     if precision != "float32":
         text = text.replace("[protocol]\n", f'[protocol]\nprecision = "{precision}"\n')
+    if algorithms != "deterministic":
+        text = text.replace("[protocol]\n", f'[protocol]\nalgorithms = "{algorithms}"\n')
     if options.small:
         for key, value in {"input_size": 32, "working_size": 40, "resize": 36, "batch_size": 8, "epochs": 1, "evaluate_epochs": 1, "warmup_epochs": 0}.items():
             text = re.sub(rf"\b{key} = \d+", f"{key} = {value}", text)
         text = re.sub(r"classes = 200, train_per_class = 3, test_per_class = 3, size = 320", "classes = 4, train_per_class = 4, test_per_class = 1, size = 48", text)
         text = text.replace('timm = { name = "resnet50" }', 'resnet = { blocks = [1, 1, 1, 1], widths = [8, 8, 16, 16], stem_width = 8, strides = [1, 2, 1, 1], block = "basic" }')
-    path = report.folder / f"soylocal-{precision}.toml"
+    path = report.folder / f"soylocal-{precision}-{algorithms}.toml"
     path.write_text(text)
     return path
 
@@ -196,11 +222,11 @@ def trial_records(folder):
         return [json.loads(line) for line in file if line.strip()]
 
 
-def carry_out(options, report, precision, name, *more):
+def carry_out(options, report, precision, name, *more, algorithms="deterministic"):
     """Runs the suite into a fresh folder; its records."""
     folder = report.folder / name
     shutil.rmtree(folder, ignore_errors=True)
-    command = [options.bin / "bench", "--suite", suite(options, report, precision), "--device", options.device, "--out", folder, *more]
+    command = [options.bin / "bench", "--suite", suite(options, report, precision, algorithms), "--device", options.device, "--out", folder, *more]
     run(command, stderr=subprocess.DEVNULL)
     return trial_records(folder)
 
@@ -253,7 +279,7 @@ def grid(options, report):
             report.say(f"- largest share of waiting: {100 * max(waits):.1f} %, {verdict(max(waits), WAITING)}")
 
 
-PARTS = {"card": card, "tests": tests, "verify": verify, "kernels": kernels, "steps": steps, "repeat": repeat, "grid": grid}
+PARTS = {"card": card, "tests": tests, "verify": verify, "kernels": kernels, "steps": steps, "determinism": determinism, "repeat": repeat, "grid": grid}
 
 
 def main():

@@ -245,6 +245,7 @@ fn memory_of_cards_is_shown_where_a_trial_ran_on_one() {
     on_card.provenance.device = "cuda:1".into();
     on_card.provenance.card = Some("NVIDIA H100 80GB HBM3".into());
     on_card.provenance.driver = Some("580.65.06, CUDA 13.0".into());
+    on_card.provenance.libraries = Some("cuDNN 9.21.0, cuSOLVER not built in".into());
     let alone = [on_cpu.clone()];
     assert!(!results_csv(&alone, &Layout::default()).unwrap().contains(DEVICE_MEMORY_COLUMN));
     assert!(!report_markdown(&alone, &Layout::default(), &context()).unwrap().contains("of the card"));
@@ -263,7 +264,25 @@ fn memory_of_cards_is_shown_where_a_trial_ran_on_one() {
     assert_eq!((cell(2, "peak memory, MiB"), cell(3, "trial, s")), ("812".to_owned(), "61.5".to_owned()));
     assert!(report.contains("device cpu, Some CPU"), "{report}");
     assert!(
-        report.contains("device cuda:1 (NVIDIA H100 80GB HBM3, driver 580.65.06, CUDA 13.0), Some CPU"),
+        report.contains(
+            "device cuda:1 (NVIDIA H100 80GB HBM3, driver 580.65.06, CUDA 13.0, cuDNN 9.21.0, cuSOLVER not built in), Some CPU"
+        ),
         "{report}"
     );
+}
+
+#[test]
+fn trials_that_are_not_repeatable_are_named_at_the_head() {
+    let report = |records: &[Record]| report_markdown(records, &Layout::default(), &context()).unwrap();
+    let mut both = [done("ce", "cotton80", 1, 30), done("triplet", "cotton80", 1, 30)];
+    assert!(!report(&both).contains("repeatable"));
+    assert!(!report(&both).contains("Short of memory"));
+    both[1].config = serde_json::json!({ "method": "triplet", "protocol": { "algorithms": "fast" } });
+    both[1].cost.as_mut().unwrap().smaller_algorithms = 2;
+    let said = report(&both);
+    let head = said.split("\n## ").next().unwrap();
+    assert!(head.contains("**Not repeatable.** 1 of 2 trials were trained with `algorithms = \"fast\"`"), "{head}");
+    assert!(said.contains("Short of memory: 1 of 2 trials"), "{said}");
+    let alone = [both[1].clone()];
+    assert!(report(&alone).contains("**Not repeatable.** 1 of 1 trial was trained"), "{}", report(&alone));
 }

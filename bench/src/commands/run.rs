@@ -33,6 +33,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     chosen.note.iter().chain(&chosen.idle(arguments.jobs)).for_each(|note| tell(&format!("note: {note}")));
     let places = chosen.workers(arguments.jobs);
     suite.check_places(&places)?;
+    suite.notice().iter().for_each(|notice| tell(&format!("note: {notice}")));
     let selection = Selection::parse(&arguments.only)?;
     if let Some(out) = arguments.out.as_ref().filter(|out| out.to_str().is_none()) {
         return Err(ExpectedError::Usage {
@@ -69,8 +70,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
     } else {
         let events = arguments.events.as_deref().map(EventLog::open).transpose()?;
         let mut display = Display::new(selected.len(), selected.len() - jobs.len(), events);
-        let executor = ChildExecutor { run: directory.clone(), executable: executable()?, threads };
-        let workers = workers(&places, threads)?;
+        let limit = arguments.trial_timeout;
+        let executor = ChildExecutor { run: directory.clone(), executable: executable()?, threads, limit };
+        let workers = workers(&suite, &places, threads)?;
         let runner = Runner { suite: &suite.name, workers: &workers, executor: &executor };
         let result = runner.run(&jobs, &mut journal, &mut display, |record| {
             records.all.push(record.clone());
@@ -87,13 +89,19 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<i32, ExpectedError> {
 
 /// Where and with what each of the trials runs that run at a time. Every card is opened once, so that one that cannot be
 /// used ends the run before it begins, and given back, so that the trials have all of its memory.
-fn workers(places: &[Place], threads: usize) -> Result<Vec<Provenance>, ExpectedError> {
-    for (index, place) in places.iter().enumerate() {
-        if !places[..index].contains(place) {
-            place.opened()?;
+fn workers(suite: &Suite, places: &[Place], threads: usize) -> Result<Vec<Provenance>, ExpectedError> {
+    let mut workers: Vec<Provenance> = Vec::new();
+    for (index, &place) in places.iter().enumerate() {
+        if let Some(same) = places[..index].iter().position(|other| *other == place) {
+            workers.push(workers[same].clone());
+            continue;
         }
+        let found = place.probed()?;
+        suite.check_libraries(place, found.as_ref())?;
+        let libraries = found.map(|libraries| libraries.to_string());
+        workers.push(Provenance { libraries, ..host::provenance(place, threads) });
     }
-    Ok(places.iter().map(|place| host::provenance(*place, threads)).collect())
+    Ok(workers)
 }
 
 /// The run directory: what `--out` names, or `runs/<suite>`.
@@ -180,6 +188,9 @@ fn command_line(suite: &str, arguments: &RunArguments) -> String {
     }
     if let Some(jobs) = arguments.jobs {
         words.extend(["--jobs".to_owned(), jobs.to_string()]);
+    }
+    if let Some(limit) = arguments.trial_timeout {
+        words.extend(["--trial-timeout".to_owned(), limit.as_secs_f64().to_string()]);
     }
     words.iter().fold("bench".to_owned(), |line, word| line + " " + &quoted(word))
 }

@@ -7,6 +7,7 @@ use cards::Machine;
 pub(crate) use cards::{Facts, facts};
 
 use candle_core::Device;
+use kernels::libraries::{self, Libraries};
 
 use crate::error::ExpectedError;
 
@@ -105,7 +106,23 @@ impl Place {
     /// # Errors
     /// [`ExpectedError::Device`] with the first line of the driver's reason.
     pub(crate) fn opened(self) -> Result<Device, ExpectedError> {
-        self.open().map_err(|e| ExpectedError::Device { device: self.to_string(), reason: first_line(&e) })
+        self.open().map_err(|e| self.refused(&e))
+    }
+
+    /// Opens it, looks what libraries kernels use there (none on the CPU), and gives it back: what the libraries hold belongs
+    /// to the thread that asked, which ends here.
+    ///
+    /// # Errors
+    /// [`ExpectedError::Device`] with the first line of the driver's reason.
+    pub(crate) fn probed(self) -> Result<Option<Libraries>, ExpectedError> {
+        std::thread::scope(|scope| {
+            let probe = scope.spawn(|| Ok(libraries::of(&self.opened()?)));
+            probe.join().unwrap_or_else(|_| Err(self.refused(&"its libraries could not be asked")))
+        })
+    }
+
+    fn refused(self, reason: &dyn std::fmt::Display) -> ExpectedError {
+        ExpectedError::Device { device: self.to_string(), reason: first_line(reason) }
     }
 }
 
@@ -265,5 +282,6 @@ mod tests {
             assert_eq!(Place::named(&place.to_string()), Some(place));
         }
         assert_eq!(Place::named("cuda:all"), None);
+        assert_eq!(Place::Cpu.probed().unwrap(), None);
     }
 }

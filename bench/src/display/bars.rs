@@ -109,7 +109,7 @@ impl Bars {
                     running.trial.set_message(format!("{}  top-1 {:.1} %", running.name, 100.0 * top1));
                 }
             }
-            Event::Checkpoint { .. } | Event::Ended { .. } => {}
+            Event::Checkpoint { .. } | Event::Cost { .. } | Event::Ended { .. } => {}
         }
     }
 

@@ -9,17 +9,21 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use records::event::Outcome;
-use records::{Event, Stage, Status};
+use records::{Cost, Event, Stage, Status};
 use serde::{Deserialize, Serialize};
 
 use super::directory::RunDirectory;
 use super::{Ended, TrialExecutor, interrupt};
+use crate::clock::Stopwatch;
 use crate::device::memory;
 use crate::plan::Trial;
+use crate::trial::deadline::Word;
 use crate::{environment, host};
 
 /// How often a waiting parent looks whether the run is to end.
 const POLL: Duration = Duration::from_millis(100);
+/// How long a trial whose time is up may take to say what it came to, before it is killed. It looks after every step.
+const GRACE: Duration = Duration::from_secs(20);
 /// How many characters of what a child said a record keeps, from the beginning and from the end.
 const FIRST_WORDS: usize = 500;
 const LAST_WORDS: usize = 1500;
@@ -45,6 +49,8 @@ pub(crate) struct ChildExecutor {
     pub(crate) executable: PathBuf,
     /// Worker threads of each child.
     pub(crate) threads: usize,
+    /// How long a trial may take.
+    pub(crate) limit: Option<Duration>,
 }
 
 impl TrialExecutor for ChildExecutor {
@@ -62,7 +68,8 @@ impl TrialExecutor for ChildExecutor {
             Ok(child) => child,
             Err(error) => return outcome(Stage::Start, format!("the child process did not start: {error}")),
         };
-        let followed = follow(&mut child, stop, on_event);
+        let limit = self.limit.map(Limit::start);
+        let followed = follow(&mut child, limit, stop, on_event);
         let status = match child.wait() {
             Ok(status) => status,
             Err(error) => return outcome(followed.stage, format!("the child process was lost: {error}")),
@@ -70,6 +77,7 @@ impl TrialExecutor for ChildExecutor {
         match followed.outcome {
             Some(outcome) => Ended::Outcome(outcome),
             None if followed.stopped || interrupt::requested() => Ended::Interrupted,
+            None if followed.late.is_some() => Ended::Outcome(Box::new(followed.cut_short())),
             None => {
                 let oom = kills_before < host::oom_kills();
                 Ended::Outcome(Box::new(Outcome::bare(fault(followed.stage, status, oom, &words))))
@@ -81,8 +89,6 @@ impl TrialExecutor for ChildExecutor {
 impl ChildExecutor {
     fn spawn(&self, trial: &Trial, device: &str, stderr: File) -> std::io::Result<Child> {
         let order = Order { trial: trial.clone(), run: self.run.path().to_owned(), device: device.to_owned() };
-        let mut line = serde_json::to_vec(&order)?;
-        line.push(b'\n');
         let mut command = Command::new(&self.executable);
         command
             .arg("trial")
@@ -98,7 +104,7 @@ impl ChildExecutor {
             command.arg0("bench").process_group(0);
         }
         let mut child = command.spawn()?;
-        let told = child.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(&line).and_then(|()| stdin.flush()));
+        let told = child.stdin.as_mut().map_or(Ok(()), |stdin| tell(stdin, &order));
         if let Err(error) = told {
             let _ = child.kill();
             let _ = child.wait();
@@ -114,16 +120,88 @@ pub(crate) fn this_executable() -> std::io::Result<PathBuf> {
     if this.exists() { Ok(this) } else { std::env::current_exe() }
 }
 
+/// How long a child may take, and since when it runs.
+struct Limit {
+    clock: Stopwatch,
+    most: Duration,
+    /// Since when it has been told that its time is up.
+    told: Option<Stopwatch>,
+}
+
+impl Limit {
+    fn start(most: Duration) -> Self {
+        Self { clock: Stopwatch::start(), most, told: None }
+    }
+
+    /// Tells the child when its time is up, and kills it where it does not end in time: then the seconds for which it ran come
+    /// back.
+    fn look(&mut self, child: &mut Child) -> Option<f64> {
+        if self.clock.elapsed() < self.most {
+            return None;
+        }
+        let Some(told) = self.told else {
+            self.told = Some(Stopwatch::start());
+            let word = Word::TimeIsUp(self.most.as_secs_f64());
+            // Where nobody listens any more, the child has ended.
+            let _ = child.stdin.as_mut().map(|stdin| tell(stdin, &word));
+            return None;
+        };
+        if told.elapsed() < GRACE {
+            return None;
+        }
+        kill(child);
+        Some(self.clock.seconds())
+    }
+}
+
+/// Writes a line of JSON.
+fn tell(to: &mut impl Write, what: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    to.write_all(&line).and_then(|()| to.flush())
+}
+
+/// Kills a child and whatever belongs to its group.
+fn kill(child: &mut Child) {
+    #[cfg(unix)]
+    {
+        // SAFETY: this is the C library's `kill`, which takes two numbers and touches no memory of ours.
+        unsafe extern "C" {
+            safe fn kill(process: i32, signal: i32) -> i32;
+        }
+        const SIGKILL: i32 = 9;
+        // The child leads a group of its own, named by its id, which stays its own until `wait`. Below 2 that would be others.
+        if let Ok(id @ 2..) = i32::try_from(child.id()) {
+            kill(-id, SIGKILL);
+        }
+    }
+    let _ = child.kill();
+}
+
 /// What a child said.
 struct Followed {
     outcome: Option<Box<Outcome>>,
     stage: Stage,
     stopped: bool,
+    /// The last it said about its cost.
+    cost: Option<Cost>,
+    /// Its limit and the seconds for which it ran, where it was killed for running past it, which a child may be that has said
+    /// what it came to and then does not end.
+    late: Option<(Duration, f64)>,
 }
 
-/// Passes a child's events on until it says no more; kills it if the run is to end.
-fn follow(child: &mut Child, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Followed {
-    let mut followed = Followed { outcome: None, stage: Stage::Start, stopped: false };
+impl Followed {
+    /// What came of a child that was killed because its time was up.
+    fn cut_short(self) -> Outcome {
+        let (limit, seconds) = self.late.unwrap_or_default();
+        let cost = self.cost.map(|cost| Cost { seconds, ..cost });
+        Outcome { cost, ..Outcome::bare(Status::TimedOut { seconds: limit.as_secs_f64() }) }
+    }
+}
+
+/// Passes a child's events on until it says no more; kills it if the run is to end, or its time is up and it does not heed.
+fn follow(child: &mut Child, mut limit: Option<Limit>, stop: &AtomicBool, on_event: &mut dyn FnMut(Event)) -> Followed {
+    let mut followed = Followed { outcome: None, stage: Stage::Start, stopped: false, cost: None, late: None };
     let Some(stdout) = child.stdout.take() else {
         return followed;
     };
@@ -140,8 +218,10 @@ fn follow(child: &mut Child, stop: &AtomicBool, on_event: &mut dyn FnMut(Event))
             Ok(line) => match serde_json::from_str(&line) {
                 Ok(Event::Ended { outcome }) => followed.outcome = Some(outcome),
                 Ok(event) => {
-                    if let Event::Stage { stage } = &event {
-                        followed.stage = *stage;
+                    match &event {
+                        Event::Stage { stage } => followed.stage = *stage,
+                        Event::Cost { cost } => followed.cost = Some(cost.clone()),
+                        _ => {}
                     }
                     on_event(event);
                 }
@@ -153,7 +233,10 @@ fn follow(child: &mut Child, stop: &AtomicBool, on_event: &mut dyn FnMut(Event))
         }
         if !followed.stopped && (stop.load(Ordering::SeqCst) || interrupt::requested()) {
             followed.stopped = true;
-            let _ = child.kill();
+            kill(child);
+        }
+        if let Some(limit) = limit.as_mut().filter(|_| followed.late.is_none()) {
+            followed.late = limit.look(child).map(|seconds| (limit.most, seconds));
         }
     }
     let _ = reader.join();

@@ -3,11 +3,13 @@
 
 mod locate;
 mod protocol;
+mod unfit;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use backbones::{BackboneConfig, Freeze, Precision};
+use backbones::{BackboneConfig, Freeze};
 use datasets::DatasetConfig;
 use hub::{HubFile, LOCK_NAME, Repo};
 use indexmap::IndexMap;
@@ -16,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use locate::{available, find};
 pub(crate) use protocol::{OptimizerConfig, Protocol, Schedule};
+pub(crate) use unfit::Unfit;
 
-use crate::device::Place;
 use crate::environment;
 use crate::error::exit;
 
@@ -44,6 +46,8 @@ pub(crate) struct Suite {
     pub(crate) seeds: Vec<u64>,
     /// Epochs between two checkpoints; changes no result.
     pub(crate) checkpoint_epochs: u64,
+    /// Line and column of each of [`unfit::KEYS`]; of the protocol where the file does not have it.
+    keys: BTreeMap<&'static str, (usize, usize)>,
 }
 
 /// A backbone of a suite: an architecture, weights that tell theirs, or both.
@@ -112,21 +116,17 @@ pub(crate) enum SuiteError {
         /// What is wrong, with the names that are accepted.
         message: String,
     },
-    /// Its activations need another device.
-    #[error("{file}: `protocol.precision` = \"{precision}\" is for CUDA cards, and {place} was chosen")]
-    Precision {
-        /// The file.
-        file: String,
-        /// What it asks for.
-        precision: Precision,
-        /// Where the trials would run.
-        place: Place,
-    },
+    /// It asks for what the device or the build cannot do.
+    #[error(transparent)]
+    Unfit(Box<Unfit>),
 }
 
 impl SuiteError {
     pub(crate) fn exit_code(&self) -> i32 {
-        exit::USAGE
+        match self {
+            Self::Unfit(unfit) if unfit.missing => exit::ENVIRONMENT,
+            _ => exit::USAGE,
+        }
     }
 
     pub(crate) fn hint(&self) -> String {
@@ -138,9 +138,7 @@ impl SuiteError {
                 "a suite file is text in UTF-8; save it so".into()
             }
             Self::Read { .. } => "check the path".into(),
-            Self::Precision { .. } => {
-                "`--device cuda:N` chooses a card; without one, leave the key out: the default is float32".into()
-            }
+            Self::Unfit(unfit) => unfit.hint.into(),
             Self::Invalid { .. } => "docs/FORMAT.md describes the keys of a suite file".into(),
         }
     }
@@ -161,18 +159,6 @@ impl Suite {
     /// Where what it fetches is pinned: `bench.lock` beside the suite file.
     pub(crate) fn lock(&self) -> PathBuf {
         self.base.join(LOCK_NAME)
-    }
-
-    /// Refuses a device that cannot store activations as the protocol asks for.
-    ///
-    /// # Errors
-    /// [`SuiteError::Precision`].
-    pub(crate) fn check_places(&self, places: &[Place]) -> Result<(), SuiteError> {
-        let precision = self.protocol.precision;
-        match places.iter().find(|place| precision != Precision::Float32 && **place == Place::Cpu) {
-            Some(&place) => Err(SuiteError::Precision { file: self.file.clone(), precision, place }),
-            None => Ok(()),
-        }
     }
 
     /// Parses a suite file. `label` is what errors call the file.

@@ -1,6 +1,6 @@
 //! The protocol: how a trial is trained and evaluated, the same for every method of a suite.
 
-use backbones::{HubConfig, Interpolation, Precision};
+use backbones::{Algorithms, HubConfig, Interpolation, Precision};
 use datasets::{AugmentConfig, EvalConfig, Filter, Fit, Normalise, Resize};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,10 @@ pub(crate) struct Protocol {
     /// identity, so that cells from before there was a choice keep theirs.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) precision: Precision,
+    /// By which algorithms convolutions run; the fast ones need a card with cuDNN, and give other numbers in every run. Default:
+    /// deterministic, which is left out of the identity too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) algorithms: Algorithms,
     /// Epochs between two evaluations on the test split; the last epoch is always evaluated, and is the headline.
     #[serde(default = "default_evaluate_epochs")]
     pub(crate) evaluate_epochs: u64,
@@ -58,8 +62,8 @@ fn is_plain(interpolation: &Option<Filter>) -> bool {
     interpolation.is_none_or(|filter| filter == FILTER)
 }
 
-fn is_default(precision: &Precision) -> bool {
-    *precision == Precision::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn default_evaluate_epochs() -> u64 {

@@ -1,5 +1,6 @@
 //! The layout of a suite file. Private: nothing else sees these types.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use backbones::{BackboneConfig, Freeze, ResnetConfig, TimmConfig};
@@ -125,6 +126,9 @@ pub(super) fn parse(text: &str, name: &str, label: &str, base: &Path) -> Result<
         let message = format!("`protocol.resize` is missing, and backbone `{name}` has no weights that would tell it");
         return Err(WireError { offset: wire.protocol.span().start, message });
     }
+    let start = wire.protocol.span().start;
+    let place = |key: &'static str| (key, super::position(text, offset_of(text, start, key).unwrap_or(start)));
+    let keys = BTreeMap::from(super::unfit::KEYS.map(place));
     Ok(Suite {
         name: name.into(),
         file: label.into(),
@@ -136,6 +140,7 @@ pub(super) fn parse(text: &str, name: &str, label: &str, base: &Path) -> Result<
         protocol: wire.protocol.into_inner(),
         seeds: wire.seeds.into_inner(),
         checkpoint_epochs: wire.run.checkpoint_epochs.into_inner(),
+        keys,
     })
 }
 
@@ -190,10 +195,15 @@ fn check_protocol(text: &str, protocol: &Spanned<Protocol>) -> Result<(), WireEr
         return Ok(());
     };
     let start = protocol.span().start;
-    let within = text[start..].match_indices(field).find(|(at, _)| {
+    let offset = offset_of(text, start, field).unwrap_or(start);
+    Err(WireError { offset, message: format!("`protocol.{field}`: {problem}") })
+}
+
+/// Where a line begins with this key of the table that begins at `start`, or with a table of this name within it.
+fn offset_of(text: &str, start: usize, key: &str) -> Option<usize> {
+    let mut found = text[start..].match_indices(key).filter(|(at, _)| {
         let line_start = text[..start + at].rfind('\n').map_or(0, |i| i + 1);
         text[line_start..start + at].trim().trim_start_matches("[protocol.").is_empty()
     });
-    let offset = within.map_or(start, |(at, _)| start + at);
-    Err(WireError { offset, message: format!("`protocol.{field}`: {problem}") })
+    found.next().map(|(at, _)| start + at)
 }

@@ -1,14 +1,15 @@
 //! Evaluation on the test split: the anchor path alone, a centre crop, running statistics.
 
+use std::sync::Arc;
+
 use backbones::BatchStatistics;
 use candle_core::{DType, Device, Tensor};
-use datasets::{DatasetError, DecodedSet, Item, eval_view};
-use rayon::prelude::*;
+use datasets::{DecodedSet, EvalPlan, Item, Loader};
 use records::{Prediction, Scores, Stage};
 
-use super::Failure;
 use super::failure::Cause;
 use super::model::Network;
+use super::{Failure, deadline};
 use crate::suite::Protocol;
 
 /// Images of a forward pass; the numbers of an image do not depend on its neighbours.
@@ -27,7 +28,7 @@ pub(crate) struct Evaluation {
 /// Evaluates on all images of `set`, whose items are `items`, after `step` steps.
 pub(crate) fn evaluate(
     network: &Network,
-    set: &DecodedSet,
+    set: &Arc<DecodedSet>,
     items: &[Item],
     classes: usize,
     protocol: &Protocol,
@@ -37,9 +38,11 @@ pub(crate) fn evaluate(
     let failed = |e: &dyn Cause| Failure::at(Stage::Evaluate, e);
     let labels: Vec<u32> = items.iter().map(|item| item.label).collect();
     let (mut logits, mut features) = (Vec::new(), Vec::new());
-    for start in (0..items.len()).step_by(BATCH) {
-        let range = start..(start + BATCH).min(items.len());
-        let images = test_batch(set, range, protocol, device)?;
+    for batch in batches(set, items.len(), protocol) {
+        deadline::check(Stage::Evaluate)?;
+        let batch = batch.map_err(|e| Failure::at(Stage::Data, e))?;
+        let shape = (batch.labels.len(), 3, protocol.input_size, protocol.input_size);
+        let images = Tensor::from_vec(batch.anchor, shape, device).map_err(|e| failed(&e))?;
         let map = network.backbone.forward_t(&images, BatchStatistics::Eval).map_err(|e| failed(&e))?;
         let map = map.detach();
         let said = network.method.logits(&map).map_err(|e| match e.is_non_finite() {
@@ -80,20 +83,12 @@ pub(crate) fn evaluate(
     Ok(Evaluation { scores, predictions: predictions.collect() })
 }
 
-fn test_batch(
-    set: &DecodedSet,
-    range: std::ops::Range<usize>,
-    protocol: &Protocol,
-    device: &Device,
-) -> Result<Tensor, Failure> {
-    let (size, count, evaluation) = (protocol.input_size, range.len(), protocol.evaluation());
-    let views: Vec<Result<Vec<f32>, DatasetError>> = range
-        .into_par_iter()
-        .map(|index| Ok(eval_view(set.image(index)?, &evaluation, size, &protocol.normalise())))
-        .collect();
-    let views: Result<Vec<Vec<f32>>, DatasetError> = views.into_iter().collect();
-    let views = views.map_err(|e| Failure::at(Stage::Data, e))?;
-    Tensor::from_vec(views.concat(), (count, 3, size, size), device).map_err(|e| Failure::at(Stage::Evaluate, e))
+/// The test images in their order, made ahead on the host, whatever the device: what a card makes is the square resize of a
+/// training view, which evaluation's whole image at a short side, with the weights' kernel and a window of it, is not.
+fn batches(set: &Arc<DecodedSet>, images: usize, protocol: &Protocol) -> Loader {
+    let range = |start: usize| (start..(start + BATCH).min(images)).collect();
+    let plan = EvalPlan { eval: protocol.evaluation(), size: protocol.input_size, norm: protocol.normalise() };
+    Loader::eval(Arc::clone(set), (0..images).step_by(BATCH).map(range).collect(), plan, None)
 }
 
 fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f64>> {

@@ -15,10 +15,12 @@ pub(crate) struct Failure {
 }
 
 /// What kind of end it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     /// A value was not finite at this step.
     Diverged(u64),
+    /// The time was up, seconds.
+    TimedOut(f64),
     /// No memory was left, on the host or on the card.
     OutOfMemory,
     /// Anything else.
@@ -37,9 +39,20 @@ impl Failure {
         Self { stage: Stage::Train, message: what.to_string(), kind: Kind::Diverged(step) }
     }
 
+    /// The time was up in `stage`, after a limit of so many seconds.
+    pub(super) fn timed_out(stage: Stage, seconds: f64) -> Self {
+        Self { stage, message: String::new(), kind: Kind::TimedOut(seconds) }
+    }
+
+    /// Whether it ended because its time was up.
+    pub(super) fn is_timed_out(&self) -> bool {
+        matches!(self.kind, Kind::TimedOut(_))
+    }
+
     pub(super) fn into_status(self) -> Status {
         match self.kind {
             Kind::Diverged(step) => Status::Diverged { step, what: self.message },
+            Kind::TimedOut(seconds) => Status::TimedOut { seconds },
             Kind::OutOfMemory => Status::OutOfMemory { message: format!("{}: {}", self.stage.word(), self.message) },
             Kind::Other => Status::Failed { stage: self.stage, message: self.message },
         }
@@ -164,6 +177,9 @@ mod tests {
         assert_eq!(message, format!("evaluate: {CODE}"));
         let diverged = Failure::diverged(3, "the loss").into_status();
         assert_eq!(diverged, Status::Diverged { step: 3, what: "the loss".into() });
+        let late = Failure::timed_out(Stage::Train, 90.0);
+        assert!(late.is_timed_out() && !Failure::at(Stage::Train, "x").is_timed_out());
+        assert_eq!(late.into_status(), Status::TimedOut { seconds: 90.0 });
         let failed = Failure::at(Stage::Data, "no file").into_status();
         assert_eq!(failed, Status::Failed { stage: Stage::Data, message: "no file".into() });
     }

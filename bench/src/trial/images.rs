@@ -20,7 +20,7 @@ const TELL_SECONDS: f64 = 0.25;
 pub(super) struct Images {
     pub(super) dataset: Dataset,
     pub(super) train: Arc<DecodedSet>,
-    pub(super) test: DecodedSet,
+    pub(super) test: Arc<DecodedSet>,
 }
 
 impl Images {
@@ -36,7 +36,7 @@ impl Images {
             DecodedSet::cached(items, working, &folder, &mut |event| log.hear(event)).map_err(failure)
         };
         let (train, test) = (decoded("train", &dataset.train)?, decoded("test", &dataset.test)?);
-        Ok(Self { dataset, train: Arc::new(train), test })
+        Ok(Self { dataset, train: Arc::new(train), test: Arc::new(test) })
     }
 
     pub(super) fn facts(&self) -> DatasetFacts {

@@ -1,6 +1,7 @@
 //! One trial, in a process of its own: told on stdin, telling events on stdout.
 
 mod checkpoint;
+pub(crate) mod deadline;
 mod evaluate;
 mod failure;
 mod images;
@@ -11,7 +12,7 @@ mod train;
 mod upload;
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Write};
 
 use candle_core::Device;
 use records::event::Outcome;
@@ -64,13 +65,11 @@ pub(crate) fn main() -> i32 {
     exit::DONE
 }
 
-/// Ends this process when its standard input closes: the parent is gone, and the next one must find the run
-/// directory still.
+/// Hears when the time is up, and ends this process when its standard input closes: the parent is gone, and the next one
+/// must find the run directory still.
 fn end_with_parent() {
     std::thread::spawn(|| {
-        let mut stdin = std::io::stdin().lock();
-        let mut buffer = [0u8; 64];
-        while !matches!(stdin.read(&mut buffer), Ok(0) | Err(_)) {}
+        deadline::listen(std::io::stdin().lock());
         #[expect(clippy::exit, reason = "nobody is left to tell")]
         std::process::exit(exit::OUTSTANDING);
     });

@@ -60,11 +60,12 @@ impl Network {
     }
 }
 
-/// A trial's backbone over these parameters, with activations in the precision of the protocol.
+/// A trial's backbone over these parameters, with the precision and the algorithms of the protocol.
 fn backbone(trial: &Trial, vb: &VarBuilder<'static>) -> Result<Backbone, Failure> {
     let failed = |e: backbones::Error| Failure::at(Stage::Model, e);
     let mut backbone = Backbone::with_freeze(&trial.backbone_config, trial.freeze, vb.clone()).map_err(failed)?;
     backbone.set_precision(trial.protocol.precision).map_err(failed)?;
+    backbone.set_algorithms(trial.protocol.algorithms).map_err(failed)?;
     Ok(backbone)
 }
 

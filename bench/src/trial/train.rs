@@ -1,5 +1,7 @@
 //! Training: from an order to an outcome, going on from a checkpoint where there is one.
 
+mod outcome;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -10,7 +12,7 @@ use kernels::optim::{CosineSchedule, GradientNorm};
 use losses::{Batch, LossOut, Numbers};
 use random::{Axis, Seeds};
 use records::event::Outcome;
-use records::{Best, Cost, Digest, Event, FileRef, Stage, Status, predictions};
+use records::{Best, Event, Stage};
 
 use super::checkpoint::{self, Progress};
 use super::evaluate::{Evaluation, evaluate};
@@ -18,16 +20,14 @@ use super::failure::Cause;
 use super::images::Images;
 use super::model::{AveragedNetwork, Network};
 use super::optimizer::Optimizer;
-use super::sums::{Sums, median};
+use super::sums::Sums;
 use super::upload::{Batches, ImageBatch, Upload};
-use super::{Failure, Teller, opened};
+use super::{Failure, Teller, deadline, opened};
 use crate::clock::Stopwatch;
-use crate::device::memory;
-use crate::files;
-use crate::host;
 use crate::plan::Trial;
 use crate::run::directory::RunDirectory;
 use crate::suite::Schedule;
+use outcome::{Spent, cut_short, finish};
 
 /// Seconds between two step events.
 const STEP_EVENT_SECONDS: f64 = 0.2;
@@ -50,60 +50,32 @@ pub(crate) fn carry_out(trial: &Trial, run: &RunDirectory, device: &str, teller:
         resumed_at_step,
         data: data.facts(),
     });
+    let spent = Spent { resumed_at_step, clock };
     teller.stage(Stage::Train);
+    match train(&mut training, teller, spent) {
+        Ok(evaluation) => {
+            teller.stage(Stage::Write);
+            finish(trial, run, &data, training, evaluation, spent)
+        }
+        Err(failure) if failure.is_timed_out() => cut_short(&data, training, failure, spent),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Trains to the end and evaluates.
+fn train(training: &mut Training, teller: &Teller, spent: Spent) -> Result<Evaluation, Failure> {
+    teller.tell(&Event::Cost { cost: training.cost(spent)? });
     let mut last = None;
-    while training.progress.epoch < trial.protocol.epochs {
+    while training.progress.epoch < training.trial.protocol.epochs {
         last = training.epoch(teller)?;
+        teller.tell(&Event::Cost { cost: training.cost(spent)? });
     }
     teller.stage(Stage::Evaluate);
     // The last epoch is always evaluated; only a trial that was stopped after its last checkpoint does it here.
-    let evaluation = match last {
-        Some(evaluation) => evaluation,
-        None => training.evaluate()?,
-    };
-    teller.stage(Stage::Write);
-    finish(trial, run, &data, training, evaluation, resumed_at_step, clock)
-}
-
-/// Writes the predictions and sums the trial up.
-fn finish(
-    trial: &Trial,
-    run: &RunDirectory,
-    data: &Images,
-    training: Training,
-    evaluation: Evaluation,
-    resumed_at_step: u64,
-    clock: Stopwatch,
-) -> Result<Outcome, Failure> {
-    let text = predictions::to_csv(&evaluation.predictions);
-    let relative = RunDirectory::predictions(&trial.id);
-    let path = run.path().join(&relative);
-    files::write_atomically(&path, text.as_bytes())
-        .map_err(|e| Failure::at(Stage::Write, format!("cannot write {}: {e}", path.display())))?;
-    let (params, params_train_only) = training.network.count();
-    let training_seconds = training.epoch_seconds.max(f64::MIN_POSITIVE);
-    let peak_device_memory_mb = memory::peak_mb(&training.device).map_err(|e| Failure::at(Stage::Evaluate, e))?;
-    Ok(Outcome {
-        status: Status::Done,
-        scores: Some(evaluation.scores),
-        best: training.progress.best,
-        weights: Some(checkpoint::digest(&training.network.store.tensors())?),
-        cost: Some(Cost {
-            params,
-            params_train_only,
-            steps: training.progress.step,
-            step_ms: median(&training.step_ms),
-            images_per_s: training.images as f64 / training_seconds,
-            input_wait_share: Some(training.upload.waited_s() / training_seconds),
-            peak_memory_mb: host::peak_memory_mb().unwrap_or(0.0),
-            peak_device_memory_mb,
-            seconds: clock.seconds(),
-            resumed_at_step,
-        }),
-        curve: training.progress.curve,
-        data: Some(data.facts()),
-        predictions: Some(FileRef { path: relative, sha256: Digest::of(text.as_bytes()) }),
-    })
+    match last {
+        Some(evaluation) => Ok(evaluation),
+        None => training.evaluate(),
+    }
 }
 
 /// The numbers of a step, if its loss is finite; waits for the device.
@@ -221,26 +193,9 @@ impl<'a> Training<'a> {
     /// Trains one epoch; evaluates and saves where the protocol says so. The evaluation of the last epoch comes back.
     fn epoch(&mut self, teller: &Teller) -> Result<Option<Evaluation>, Failure> {
         let clock = Stopwatch::start();
-        let index = self.progress.epoch;
-        let mut sums = Sums::default();
-        let mut since_event: Option<Stopwatch> = None;
-        for batch in self.loader(index) {
-            let batch = batch?;
-            let rate = self.schedule.at(self.progress.step);
-            let images = batch.labels.len();
-            let step_clock = Stopwatch::start();
-            let (numbers, norm) = self.step(batch, rate)?;
-            self.step_ms.push(1e3 * step_clock.seconds());
-            self.images += images as u64;
-            let loss = numbers.total;
-            sums.add(&numbers, norm, rate);
-            if since_event.is_none_or(|s| s.seconds() >= STEP_EVENT_SECONDS) {
-                since_event = Some(Stopwatch::start());
-                let images_per_s = self.images as f64 / (self.epoch_seconds + clock.seconds());
-                teller.tell(&Event::Step { step: self.progress.step, loss, images_per_s });
-            }
-        }
+        let sums = self.steps(teller, clock);
         self.epoch_seconds += clock.seconds();
+        let sums = sums?;
         self.progress.epoch += 1;
         let epoch = self.progress.epoch;
         let is_last = epoch == self.trial.protocol.epochs;
@@ -260,6 +215,30 @@ impl<'a> Training<'a> {
             self.save(teller)?;
         }
         Ok(evaluation.filter(|_| is_last))
+    }
+
+    /// The steps of the epoch that `clock` began with.
+    fn steps(&mut self, teller: &Teller, clock: Stopwatch) -> Result<Sums, Failure> {
+        let mut sums = Sums::default();
+        let mut since_event: Option<Stopwatch> = None;
+        for batch in self.loader(self.progress.epoch) {
+            let batch = batch?;
+            deadline::check(Stage::Train)?;
+            let rate = self.schedule.at(self.progress.step);
+            let images = batch.labels.len();
+            let step_clock = Stopwatch::start();
+            let (numbers, norm) = self.step(batch, rate)?;
+            self.step_ms.push(1e3 * step_clock.seconds());
+            self.images += images as u64;
+            let loss = numbers.total;
+            sums.add(&numbers, norm, rate);
+            if since_event.is_none_or(|s| s.seconds() >= STEP_EVENT_SECONDS) {
+                since_event = Some(Stopwatch::start());
+                let images_per_s = self.images as f64 / (self.epoch_seconds + clock.seconds());
+                teller.tell(&Event::Step { step: self.progress.step, loss, images_per_s });
+            }
+        }
+        Ok(sums)
     }
 
     fn loader(&self, epoch: u64) -> Batches {

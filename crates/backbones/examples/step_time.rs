@@ -1,5 +1,5 @@
 //! Time of a forward pass and of a training step (forward, backward, AdamW) of an architecture, as CSV:
-//! `cargo run -p backbones --example step_time -- ARCH BATCH PIXELS STEPS [cpu|cuda [float32|bfloat16]]`.
+//! `cargo run -p backbones --example step_time -- ARCH BATCH PIXELS STEPS [cpu|cuda [float32|bfloat16 [deterministic|fast]]]`.
 //!
 //! With `-` for STEPS it waits: for every line `forward` or `train` of its input it runs that once and prints the milliseconds,
 //! so that `ci/peers/steps.py` can have it and others run in turn.
@@ -9,7 +9,8 @@
 use std::time::Instant;
 
 use backbones::{
-    Backbone, BackboneConfig, BatchStatistics, BlockKind, ParameterStore, Precision, ResnetConfig, TimmConfig,
+    Algorithms, Backbone, BackboneConfig, BatchStatistics, BlockKind, ParameterStore, Precision, ResnetConfig,
+    TimmConfig,
 };
 use candle_core::{DType, Device, Tensor};
 use kernels::optim::{AdamW, AdamWConfig};
@@ -17,20 +18,21 @@ use random::{Axis, Seeds};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-const USAGE: &str =
-    "usage: step_time ARCH BATCH PIXELS STEPS [cpu|cuda [float32|bfloat16]] (ARCH: a name of timm, or `narrow`)";
+const USAGE: &str = "usage: step_time ARCH BATCH PIXELS STEPS [cpu|cuda [float32|bfloat16 [deterministic|fast]]] (ARCH: a name of timm, or \
+     `narrow`)";
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [arch, batch, pixels, steps, more @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
     let (batch, pixels): (usize, usize) = (batch.parse()?, pixels.parse()?);
     let steps: Option<usize> = if steps == "-" { None } else { Some(steps.parse()?) };
-    let (device, precision) = place(more)?;
+    let (device, precision, algorithms) = place(more)?;
     let config = config_of(arch, pixels);
     let seeds = Seeds::new(1);
     let store = ParameterStore::new(seeds, DType::F32, &device);
     let mut backbone = Backbone::new(&config, store.var_builder())?;
     backbone.set_precision(precision)?;
+    backbone.set_algorithms(algorithms)?;
     let mut optimiser = AdamW::new(store.parameters(), AdamWConfig::default())?;
     let mut stream = seeds.stream(Axis::Test, &[]);
     let values: Vec<f32> = (0..batch * 3 * pixels * pixels).map(|_| stream.normal() as f32).collect();
@@ -40,6 +42,7 @@ fn main() -> Outcome<()> {
     let tensors = store.tensors().into_iter().collect();
     let mut plain = Backbone::new(&config, candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &device))?;
     plain.set_precision(precision)?;
+    plain.set_algorithms(algorithms)?;
     let forward = || {
         plain.forward_t(&x, BatchStatistics::TrainFrozen)?;
         Ok(device.synchronize()?)
@@ -69,13 +72,14 @@ fn wait(mut forward: impl FnMut() -> Outcome<()>, mut train: impl FnMut() -> Out
     Ok(())
 }
 
-/// The device and precision that the last arguments name.
-fn place(arguments: &[String]) -> Outcome<(Device, Precision)> {
+/// The device, precision and algorithms that the last arguments name.
+fn place(arguments: &[String]) -> Outcome<(Device, Precision, Algorithms)> {
     let names: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (device, precision) = match names[..] {
-        [] => ("cpu", "float32"),
-        [device] => (device, "float32"),
-        [device, precision] => (device, precision),
+    let (device, precision, algorithms) = match names[..] {
+        [] => ("cpu", "float32", "deterministic"),
+        [device] => (device, "float32", "deterministic"),
+        [device, precision] => (device, precision, "deterministic"),
+        [device, precision, algorithms] => (device, precision, algorithms),
         _ => return Err(USAGE.into()),
     };
     let device = match device {
@@ -85,7 +89,9 @@ fn place(arguments: &[String]) -> Outcome<(Device, Precision)> {
     };
     let all = [Precision::Float32, Precision::BFloat16];
     let precision = all.into_iter().find(|known| known.to_string() == precision).ok_or(USAGE)?;
-    Ok((device, precision))
+    let all = [Algorithms::Deterministic, Algorithms::Fast];
+    let algorithms = all.into_iter().find(|known| known.to_string() == algorithms).ok_or(USAGE)?;
+    Ok((device, precision, algorithms))
 }
 
 fn config_of(arch: &str, pixels: usize) -> BackboneConfig {

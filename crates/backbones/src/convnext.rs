@@ -116,6 +116,16 @@ impl Convnext {
         Ok(x.tensor()?)
     }
 
+    /// All convolutions.
+    pub(crate) fn convolutions(&mut self) -> Vec<&mut Conv> {
+        let mut all = Vec::new();
+        for Stage { patches, blocks, .. } in &mut self.stages {
+            all.push(patches);
+            all.extend(blocks.iter_mut().flat_map(|Block { conv_dw, fc1, fc2, .. }| [conv_dw, fc1, fc2]));
+        }
+        all
+    }
+
     pub(crate) fn flops(&self, mut size: usize) -> u64 {
         let mut total = 0;
         for stage in &self.stages {

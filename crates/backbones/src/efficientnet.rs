@@ -6,7 +6,7 @@ use kernels::nn::Flow;
 
 use crate::config::strided;
 use crate::freeze::{Extent, Parts};
-use crate::layers::{ConvNorm, ConvSpec, SqueezeExcite};
+use crate::layers::{Conv, ConvNorm, ConvSpec, SqueezeExcite};
 use crate::{Pass, Result};
 
 /// Compound scaling.
@@ -117,6 +117,15 @@ impl Efficientnet {
         }
         let head = pass.part(self.frozen.end, |pass| self.head.forward(&x, pass.statistics(), false))?;
         Ok(head.silu()?.tensor()?)
+    }
+
+    /// All convolutions.
+    pub(crate) fn convolutions(&mut self) -> Vec<&mut Conv> {
+        let layers = self
+            .blocks
+            .iter_mut()
+            .flat_map(|block| block.expand.iter_mut().chain([&mut block.depthwise, &mut block.project]));
+        [&mut self.stem, &mut self.head].into_iter().chain(layers).map(|layer| &mut layer.conv).collect()
     }
 
     pub(crate) fn flops(&self, mut size: usize) -> u64 {

@@ -51,6 +51,15 @@ pub enum Error {
         /// Where they lie.
         device: String,
     },
+    /// Fast algorithms where there are none.
+    #[error(
+        "fast algorithms are cuDNN's on a CUDA card, and {reason}: set the algorithms to deterministic, or build with the \
+         feature `cudnn` and install cuDNN 9"
+    )]
+    Algorithms {
+        /// What is missing.
+        reason: String,
+    },
     /// Tensors that are not those of the store.
     #[error("the tensors do not fit the parameters: {0}")]
     Load(Misfits),

@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 use candle_nn::VarBuilder;
 use candle_nn::init::{FanInOut, Init, NonLinearity, NormalOrUniform};
-use kernels::nn::{BatchMoments, Conv2dConfig, Flow};
+use kernels::nn::{BatchMoments, Conv2dConfig, ConvLibrary, Flow};
 
 use crate::{Error, Result};
 
@@ -116,6 +116,22 @@ impl Conv {
             None => Ok(x.conv2d_paired(&self.weight, self.config)?),
             Some(_) => self.forward(x),
         }
+    }
+
+    /// Whose kernels later passes run on a card.
+    pub(crate) fn set_library(&mut self, library: ConvLibrary) {
+        self.config.library = library;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn library(&self) -> ConvLibrary {
+        self.config.library
+    }
+
+    /// Numbers of its filters.
+    #[cfg(test)]
+    pub(crate) fn elements(&self) -> usize {
+        self.weight.elem_count()
     }
 
     /// Operations on a square map of `size` pixels, which becomes the size of the result.

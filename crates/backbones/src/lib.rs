@@ -1,5 +1,6 @@
 //! Trainable backbones with timm's parameter names, and the store that holds and initialises their parameters.
 
+mod algorithms;
 mod architecture;
 mod config;
 mod convnext;
@@ -25,6 +26,7 @@ use std::collections::BTreeSet;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
+pub use algorithms::Algorithms;
 use architecture::Architecture;
 pub use architecture::architectures;
 pub use config::{BackboneConfig, BlockKind, ResnetConfig, TimmConfig};
@@ -36,6 +38,7 @@ pub use freeze::Freeze;
 use freeze::Parts;
 pub use hub::{CropMode, HubConfig, HubConfigError, Interpolation};
 pub use layers::BatchStatistics;
+use layers::Conv;
 pub use pass::Pass;
 pub use precision::Precision;
 use regnet::Regnet;
@@ -54,6 +57,7 @@ pub struct Backbone {
     dtype: DType,
     device: Device,
     precision: Precision,
+    algorithms: Algorithms,
 }
 
 #[derive(Debug)]
@@ -100,7 +104,15 @@ impl Backbone {
             Architecture::Vit(config) => Network::Vit(Vit::new(config, rates, &parts)?),
         };
         let (channels, frozen) = (architecture.channels(), parts.frozen());
-        Ok(Self { network, channels, frozen, dtype, device, precision: Precision::default() })
+        Ok(Self {
+            network,
+            channels,
+            frozen,
+            dtype,
+            device,
+            precision: Precision::default(),
+            algorithms: Algorithms::default(),
+        })
     }
 
     /// Sets what later passes store activations in. Parameters, images and features stay as they are.
@@ -116,6 +128,33 @@ impl Backbone {
     /// What passes store activations in.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Sets by which algorithms later passes convolve, forwards and backwards.
+    ///
+    /// # Errors
+    /// [`Error::Algorithms`] for [`Algorithms::Fast`] where there is no cuDNN; nothing is changed then.
+    pub fn set_algorithms(&mut self, algorithms: Algorithms) -> Result<()> {
+        algorithms.check(&self.device)?;
+        self.algorithms = algorithms;
+        self.convolutions().into_iter().for_each(|conv| conv.set_library(algorithms.library()));
+        Ok(())
+    }
+
+    /// By which algorithms passes convolve.
+    pub fn algorithms(&self) -> Algorithms {
+        self.algorithms
+    }
+
+    /// All its convolutions but those of squeeze-and-excitation, which are linear maps of means.
+    fn convolutions(&mut self) -> Vec<&mut Conv> {
+        match &mut self.network {
+            Network::Resnet(network) => network.convolutions(),
+            Network::Regnet(network) => network.convolutions(),
+            Network::Convnext(network) => network.convolutions(),
+            Network::Efficientnet(network) => network.convolutions(),
+            Network::Vit(network) => network.convolutions(),
+        }
     }
 
     /// The last feature map, [B, channels, H', W'], of images [B, 3, H, W]; for a ViT its patch tokens.

@@ -6,7 +6,7 @@ use kernels::nn::Flow;
 
 use crate::config::strided;
 use crate::freeze::{Extent, Parts};
-use crate::layers::{ConvNorm, ConvSpec, SqueezeExcite, paired};
+use crate::layers::{Conv, ConvNorm, ConvSpec, SqueezeExcite, paired};
 use crate::{Pass, Result};
 
 /// The parameters from which the widths follow (equations 2 to 4 of the paper).
@@ -145,6 +145,14 @@ impl Regnet {
             x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
         Ok(x.tensor()?)
+    }
+
+    /// All convolutions.
+    pub(crate) fn convolutions(&mut self) -> Vec<&mut Conv> {
+        let layers = self.blocks.iter_mut().flat_map(|block| {
+            [&mut block.conv1, &mut block.conv2, &mut block.conv3].into_iter().chain(&mut block.downsample)
+        });
+        std::iter::once(&mut self.stem).chain(layers).map(|layer| &mut layer.conv).collect()
     }
 
     pub(crate) fn flops(&self, mut size: usize) -> u64 {

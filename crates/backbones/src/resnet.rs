@@ -6,7 +6,7 @@ use kernels::nn::Flow;
 
 use crate::config::{BlockKind, ResnetConfig, strided};
 use crate::freeze::{Extent, Parts};
-use crate::layers::{ConvNorm, ConvSpec, paired};
+use crate::layers::{Conv, ConvNorm, ConvSpec, paired};
 use crate::{Pass, Result};
 
 const fn variant(blocks: [usize; 4], block: BlockKind, groups: usize, base_width: usize) -> ResnetConfig {
@@ -67,6 +67,12 @@ impl Resnet {
             x = pass.part(index < self.frozen.blocks, |pass| block.forward(&x, pass))?;
         }
         Ok(x.tensor()?)
+    }
+
+    /// All convolutions.
+    pub(crate) fn convolutions(&mut self) -> Vec<&mut Conv> {
+        let layers = self.blocks.iter_mut().flat_map(|block| block.layers.iter_mut().chain(&mut block.downsample));
+        std::iter::once(&mut self.stem).chain(layers).map(|layer| &mut layer.conv).collect()
     }
 
     pub(crate) fn flops(&self, mut size: usize) -> u64 {

@@ -127,6 +127,11 @@ impl Vit {
         Ok(Tensor::cat(&[class, resample_grid(&patches, [side, side], grid)?], 1)?)
     }
 
+    /// All convolutions.
+    pub(crate) fn convolutions(&mut self) -> Vec<&mut Conv> {
+        vec![&mut self.patches]
+    }
+
     pub(crate) fn flops(&self, mut size: usize) -> u64 {
         let patches = self.patches.flops(&mut size);
         let tokens = size * size + 1;

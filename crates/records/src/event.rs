@@ -65,6 +65,11 @@ pub enum Event {
         /// Steps that it covers.
         step: u64,
     },
+    /// What this attempt has cost until now: told when training begins, and after every epoch.
+    Cost {
+        /// The cost.
+        cost: Cost,
+    },
     /// The trial ended by itself; always the last event.
     Ended {
         /// What it came to.

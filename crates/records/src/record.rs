@@ -79,7 +79,7 @@ pub enum Status {
         /// What is known about it.
         message: String,
     },
-    /// The trial ran past its limit.
+    /// The attempt ran past its limit. What it had saved is kept, and the next attempt goes on from there.
     TimedOut {
         /// The limit.
         seconds: f64,
@@ -212,7 +212,8 @@ pub struct EpochPoint {
     pub test_top1: Option<f64>,
 }
 
-/// What a trial cost. Times are of the attempt that finished it, so a resumed trial reports its last part alone.
+/// What a trial cost. Times are of the attempt that finished it, so a resumed trial reports its last part alone. Of an attempt
+/// that ran past its limit it is what had been spent until then.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cost {
@@ -237,10 +238,18 @@ pub struct Cost {
     /// Left out where the trial ran on the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_device_memory_mb: Option<f64>,
+    /// How many convolutions ran by an algorithm of cuDNN with less workspace, because the card's memory had run out: then the
+    /// last bits may differ from those of a run with more memory. Left out where there were none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub smaller_algorithms: u64,
     /// Wall-clock seconds of the child process.
     pub seconds: f64,
     /// The step from which this attempt went on; 0 if it started afresh.
     pub resumed_at_step: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A dataset as it was found.
@@ -292,6 +301,10 @@ pub struct Provenance {
     /// trial ran on the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
+    /// What kernels use on the card besides their own code, such as `cuDNN 9.21.0, cuSOLVER not built in`; left out where the
+    /// trial ran on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libraries: Option<String>,
     /// Processor model, and the vector extensions that the kernels pick by.
     pub cpu: String,
     /// Worker threads of the trial.

@@ -44,6 +44,7 @@ fn record(trial: &str, attempt: u32, status: Status) -> Record {
             device: "cpu".into(),
             card: None,
             driver: None,
+            libraries: None,
             cpu: "some".into(),
             threads: 2,
             platform: "linux-x86_64".into(),
@@ -84,9 +85,11 @@ fn what_is_told_of_cards_is_left_out_of_the_cpus_records_and_comes_back_from_a_c
     let mut new = old.clone();
     new.trial = "b-s1".into();
     new.cost.as_mut().unwrap().peak_device_memory_mb = Some(1234.5678);
+    new.cost.as_mut().unwrap().smaller_algorithms = 3;
     new.provenance.device = "cuda:1".into();
     new.provenance.card = Some("NVIDIA H100 80GB HBM3".into());
     new.provenance.driver = Some("580.65.06, CUDA 13.0".into());
+    new.provenance.libraries = Some("cuDNN 9.21.0, cuSOLVER not built in".into());
     let (mut journal, _) = Journal::open(&path).unwrap();
     journal.append(&new).unwrap();
     assert_eq!(journal::read(&path).unwrap().all, [old, new]);

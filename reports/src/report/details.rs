@@ -65,10 +65,11 @@ pub(super) fn costs(table: &ScoreTable<'_>) -> Option<String> {
     right.extend(on_cards.then(|| "of the card".to_owned()));
     right.extend(["trial, s", "params", "in training only"].map(str::to_owned));
     let mut out = Table::new(method_columns(table).into_iter().map(str::to_owned).collect::<Vec<_>>(), right);
-    let (mut resumed, mut all) = (0, 0);
+    let (mut resumed, mut smaller, mut all) = (0, 0, 0);
     for (method, backbone, cells) in by_method(table) {
         let costs: Vec<&Cost> = cells.iter().flat_map(|c| costs_of(c)).map(|(_, cost)| cost).collect();
         all += costs.len();
+        smaller += costs.iter().filter(|c| c.smaller_algorithms > 0).count();
         resumed += costs.iter().filter(|c| c.resumed_at_step > 0).count();
         let middle = |of: &dyn Fn(&Cost) -> f64| median(&costs.iter().map(|c| of(c)).collect::<Vec<_>>());
         let Some(step) = middle(&|c| c.step_ms) else { continue };
@@ -103,6 +104,12 @@ pub(super) fn costs(table: &ScoreTable<'_>) -> Option<String> {
     }
     if resumed > 0 {
         note += &format!("\nResumed: {resumed} of {all} trials, whose times are of their last part.");
+    }
+    if smaller > 0 {
+        note += &format!(
+            "\nShort of memory: {smaller} of {all} trials, some of whose convolutions ran by algorithms of cuDNN with less \
+             workspace. With more memory their last\nbits might differ."
+        );
     }
     (!out.is_empty()).then(|| format!("## Costs\n\n{note}\n\n{}", out.render()))
 }

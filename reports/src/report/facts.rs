@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use records::{Provenance, Status};
+use records::{Provenance, Record, Status};
 
 use crate::markdown::{Table, code, escape, one_line};
 use crate::table::ScoreTable;
@@ -11,6 +11,20 @@ use super::{codes, counted, list};
 
 /// How much of a message a table shows; the record has the whole.
 const MESSAGE: usize = 240;
+
+/// Which trials would come out otherwise if they were made again, by their configuration.
+pub(super) fn not_repeatable(table: &ScoreTable<'_>) -> Option<String> {
+    let is_fast =
+        |record: &Record| record.config.pointer("/protocol/algorithms").is_some_and(|algorithms| algorithms == "fast");
+    let all = table.rows().count();
+    let fast = table.rows().filter(|row| is_fast(row.record)).count();
+    let said = format!(
+        "**Not repeatable.** {fast} of {} trained with `algorithms = \"fast\"`, by which gradients differ from run to run: the \
+         same trial\nagain, or one that goes on from its checkpoint, comes to other weights and may come to other scores.\n",
+        if all == 1 { "1 trial was".to_owned() } else { format!("{all} trials were") }
+    );
+    (fast > 0).then_some(said)
+}
 
 /// The datasets as the trials found them, those that differ on lines of their own.
 pub(super) fn data(table: &ScoreTable<'_>) -> Option<String> {
@@ -140,7 +154,9 @@ fn describe(p: &Provenance) -> String {
 fn device(p: &Provenance) -> String {
     let mut text = format!("device {}", escape(&p.device));
     let driver = p.driver.as_ref().map(|driver| format!("driver {}", escape(driver)));
-    let more: Vec<String> = p.card.as_ref().map(|card| escape(card)).into_iter().chain(driver).collect();
+    let libraries = p.libraries.as_ref().map(|libraries| escape(libraries));
+    let more: Vec<String> =
+        p.card.as_ref().map(|card| escape(card)).into_iter().chain(driver).chain(libraries).collect();
     if !more.is_empty() {
         text += &format!(" ({})", more.join(", "));
     }

@@ -34,6 +34,7 @@ pub fn report_markdown(records: &[Record], layout: &Layout, context: &ReportCont
     let table = ScoreTable::new(records, layout)?;
     table.check_names()?;
     let mut sections = vec![head(context)];
+    sections.extend(facts::not_repeatable(&table));
     sections.extend(notices(context));
     sections.push(accuracy::headline(&table));
     sections.extend(accuracy::best_on_test(&table));

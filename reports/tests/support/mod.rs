@@ -42,6 +42,7 @@ pub(crate) fn provenance() -> Provenance {
         device: "cpu".into(),
         card: None,
         driver: None,
+        libraries: None,
         cpu: "Some CPU (avx2, fma)".into(),
         threads: 2,
         platform: "linux x86_64".into(),
@@ -118,6 +119,7 @@ pub(crate) fn done(method: &str, dataset: &str, seed: u64, correct: u64) -> Reco
         input_wait_share: Some(0.125),
         peak_memory_mb: 812.25,
         peak_device_memory_mb: None,
+        smaller_algorithms: 0,
         seconds: 61.5,
         resumed_at_step: 0,
     });

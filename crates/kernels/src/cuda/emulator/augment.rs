@@ -117,6 +117,35 @@ fn resizing_of_crops() {
     }
 }
 
+/// See [`CLOSE`].
+type Close = (usize, usize, [(usize, u8); 2]);
+
+/// Side of the view, width of the image, and two columns of it with their levels, all others black. The first column's weight for
+/// some column of the view is within 10⁻⁴ of half a unit, and the sum of the two is so close to the next level that one unit
+/// of that weight makes another level of it. The first half of the list is just below half a unit, the second just above.
+const CLOSE: [Close; 8] = [
+    (5, 232, [(26, 251), (24, 191)]),
+    (5, 232, [(205, 255), (118, 94)]),
+    (10, 237, [(59, 220), (36, 186)]),
+    (10, 237, [(177, 232), (160, 245)]),
+    (9, 244, [(85, 185), (68, 40)]),
+    (9, 244, [(158, 225), (122, 110)]),
+    (10, 223, [(15, 221), (20, 243)]),
+    (10, 223, [(207, 221), (202, 243)]),
+];
+
+#[test]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
+fn weights_are_rounded_at_half_a_unit() {
+    for (size, width, columns) in CLOSE {
+        let mut row = vec![0; width * 3];
+        columns.iter().for_each(|&(column, level)| row[column * 3..][..3].fill(level));
+        let places = vec![Place { offset: 0, width, height: size }];
+        let images = Images { pixels: row.repeat(size), places };
+        same("a weight close to half a unit", &images, &[0], &[whole(images.of(0))], size);
+    }
+}
+
 #[test]
 #[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
 fn flips() {
@@ -156,6 +185,20 @@ fn contrast_of_dark_images() {
     each("dark", 29, |k, _, recipe| {
         recipe.jitter.steps = vec![(Brightness, [1e-9, 3e-5, 1e-13, 0.011, 1e-20][k]), (Contrast, 0.4)];
     });
+}
+
+/// A saturation that leaves 4·10⁻⁶ of dark grey makes sums of grey levels that float64 rounds. The mean of these lies between two
+/// float32 numbers, so close to the middle that it depends on the order of the sum which of them it becomes.
+#[test]
+#[ignore = "needs a C++ compiler: ci/cuda-check runs it"]
+fn contrast_of_a_mean_that_depends_on_the_order() {
+    use JitterPart::{Contrast, Saturation};
+    let colours = [([0, 0, 255], 2625), ([255, 0, 0], 322), ([0, 255, 0], 96), ([255, 255, 0], 17), ([1, 1, 1], 1036)];
+    let pixels: Vec<u8> = colours.iter().flat_map(|(colour, count)| colour.repeat(*count)).collect();
+    let images = Images { pixels, places: vec![Place { offset: 0, width: 64, height: 64 }] };
+    let mut recipe = whole(images.of(0));
+    recipe.jitter.steps = vec![(Saturation, -9_990.001), (Contrast, 0.5)];
+    same("a mean close to the middle of two numbers", &images, &[0], &[recipe], 64);
 }
 
 #[test]
