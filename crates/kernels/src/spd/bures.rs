@@ -14,7 +14,7 @@ use super::inverse_root::{Scaled, Traces, covers, traces};
 use super::linalg::{Form, square};
 use super::polar::{self, Bounded, careful_factor, gram, refined_factors};
 use super::simd::{dispatched, dot, squared_difference};
-use super::triangular::{Factor, between, gram_between, subtract_image};
+use super::triangular::{Factor, Triangle, between, gram_between, subtract_image};
 
 /// Singular values further apart than this get a second, one-sided orthogonalisation.
 const SPREAD: f64 = 1e-3;
@@ -69,6 +69,7 @@ struct Pair<'a> {
     a: Root<'a>,
     b: Root<'a>,
     f: Vec<f64>,
+    triangle: Triangle,
     least: f64,
     largest: f64,
 }
@@ -76,7 +77,8 @@ struct Pair<'a> {
 impl<'a> Pair<'a> {
     fn new(&(a, b): &(Root<'a>, Root<'a>), d: usize) -> Self {
         let (least, largest) = ends(a, b);
-        Self { a, b, f: between(b.factor, a.factor, d), least, largest }
+        let (f, triangle) = between(b.factor, a.factor, d);
+        Self { a, b, f, triangle, least, largest }
     }
 
     fn same(&self) -> bool {
@@ -84,7 +86,7 @@ impl<'a> Pair<'a> {
     }
 
     fn bounded(&self) -> Bounded<'_> {
-        Bounded { matrix: &self.f, least: self.least, largest: self.largest }
+        Bounded { matrix: &self.f, triangle: self.triangle, least: self.least, largest: self.largest }
     }
 
     /// Distance and rotation, if the matrices are not close: `δ² = tr A + tr B − 2 tr Uᵀ F`, in which an error of `U` counts
@@ -217,7 +219,7 @@ pub(crate) fn values(pairs: &[(Root, Root)], d: usize) -> Vec<Result<f64, NoConv
     }
     let bounded = served.iter().zip(&grams).map(|(&&(a, b), matrix)| {
         let (least, largest) = ends(a, b);
-        Bounded { matrix, least, largest }
+        Bounded { matrix, triangle: Triangle::Full, least, largest }
     });
     let scaled: Vec<Scaled> = bounded.map(|gram| gram.of_gram()).collect();
     let mut sums = traces(&scaled, d).into_iter();

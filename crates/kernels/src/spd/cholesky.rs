@@ -1,7 +1,7 @@
 //! Cholesky factors of several matrices in lockstep, and their inverses (Golub and Van Loan, *Matrix Computations*, 4th
 //! ed., section 4.2).
 
-use super::wide::{Job, Wide, dispatch};
+use super::wide::{Job, Wide, dispatch, inner};
 
 /// Rows that share the loads of another, in independent chains of operations.
 const ROWS: usize = 8;
@@ -16,25 +16,19 @@ pub(super) struct Cholesky {
 /// Of symmetric `d`×`d` matrices, of which the lower triangle is read; `None` for one that is not positive definite up to
 /// rounding.
 pub(super) fn cholesky(all: &[&[f64]], d: usize) -> Vec<Option<Cholesky>> {
-    dispatch(Factorise { all, d })
+    dispatch(Factorise { all, d, reversed: false })
 }
 
 /// As [`cholesky`], from below: `C` and `C⁻¹` are upper triangular, 0 below the diagonal.
 pub(super) fn cholesky_from_below(all: &[&[f64]], d: usize) -> Vec<Option<Cholesky>> {
-    // With rows and columns in reverse, which is the numbers in reverse.
-    let reversed: Vec<Vec<f64>> = all.iter().map(|a| a.iter().rev().copied().collect()).collect();
-    let views: Vec<&[f64]> = reversed.iter().map(Vec::as_slice).collect();
-    let mut found = cholesky(&views, d);
-    for factors in found.iter_mut().flatten() {
-        factors.factor.reverse();
-        factors.inverse.reverse();
-    }
-    found
+    dispatch(Factorise { all, d, reversed: true })
 }
 
 struct Factorise<'a> {
     all: &'a [&'a [f64]],
     d: usize,
+    /// Whether rows and columns are taken in reverse, which is the numbers in reverse.
+    reversed: bool,
 }
 
 impl Job for Factorise<'_> {
@@ -47,10 +41,11 @@ impl Job for Factorise<'_> {
         let mut reciprocals = vec![W::splat(0.0); d];
         let mut out = Vec::with_capacity(self.all.len());
         for group in self.all.chunks(W::LANES) {
-            load(&mut c, group, d);
+            load(&mut c, group, (d, self.reversed));
             factorise(&mut c, &mut reciprocals, d);
             invert(&c, &reciprocals, &mut inverse, d);
-            let (factors, inverses) = (unload(&c, group.len(), d), unload(&inverse, group.len(), d));
+            let shape = (d, self.reversed);
+            let (factors, inverses) = (unload(&c, group.len(), shape), unload(&inverse, group.len(), shape));
             for (factor, inverse) in factors.into_iter().zip(inverses) {
                 // A pivot that is not positive is not a number, or infinite, after its square root and quotient.
                 let positive = (0..d).all(|i| inverse[i * d + i].is_finite() && factor[i * d + i] > 0.0);
@@ -61,45 +56,41 @@ impl Job for Factorise<'_> {
     }
 }
 
-/// The lower triangles in the lanes; lanes without a matrix repeat the first.
+/// The lower triangles in the lanes, of the matrices or of those with the numbers in reverse; lanes without a matrix repeat
+/// the first.
 #[inline(always)]
-fn load<W: Wide>(c: &mut [W], group: &[&[f64]], d: usize) {
+fn load<W: Wide>(c: &mut [W], group: &[&[f64]], (d, reversed): (usize, bool)) {
     let sources: [&[f64]; 8] = std::array::from_fn(|k| group[if k < group.len() { k } else { 0 }]);
     for i in 0..d {
-        let rows: [&[f64]; 8] = std::array::from_fn(|k| &sources[k][i * d..i * d + i + 1]);
-        for (j, v) in c[i * d..i * d + i + 1].iter_mut().enumerate() {
-            *v = W::from_lanes(|k| rows[k][j]);
+        let target = c[i * d..i * d + i + 1].iter_mut().enumerate();
+        if reversed {
+            let end = (d - i) * d;
+            let rows: [&[f64]; 8] = std::array::from_fn(|k| &sources[k][end - i - 1..end]);
+            target.for_each(|(j, v)| *v = W::from_lanes(|k| rows[k][i - j]));
+        } else {
+            let rows: [&[f64]; 8] = std::array::from_fn(|k| &sources[k][i * d..i * d + i + 1]);
+            target.for_each(|(j, v)| *v = W::from_lanes(|k| rows[k][j]));
         }
     }
 }
 
-/// The lower triangles of the first `used` lanes.
+/// The lower triangles of the first `used` lanes, with the numbers in reverse if they came so.
 #[inline(always)]
-fn unload<W: Wide>(c: &[W], used: usize, d: usize) -> Vec<Vec<f64>> {
+fn unload<W: Wide>(c: &[W], used: usize, (d, reversed): (usize, bool)) -> Vec<Vec<f64>> {
     let mut out: Vec<Vec<f64>> = (0..used).map(|_| vec![0.0; d * d]).collect();
     for i in 0..d {
         let lanes = W::lanes(&c[i * d..i * d + i + 1]);
         for (lane, out) in out.iter_mut().enumerate() {
-            let row = &mut out[i * d..i * d + i + 1];
-            row.iter_mut().zip(lanes.chunks_exact(W::LANES)).for_each(|(v, lanes)| *v = lanes[lane]);
+            let from = lanes.chunks_exact(W::LANES);
+            if reversed {
+                let end = (d - i) * d;
+                out[end - i - 1..end].iter_mut().rev().zip(from).for_each(|(v, lanes)| *v = lanes[lane]);
+            } else {
+                out[i * d..i * d + i + 1].iter_mut().zip(from).for_each(|(v, lanes)| *v = lanes[lane]);
+            }
         }
     }
     out
-}
-
-/// `Σ a_k b_k` in four chains.
-#[inline(always)]
-fn inner<W: Wide>(a: &[W], b: &[W]) -> W {
-    let zero = W::splat(0.0);
-    let mut sums = [zero; 4];
-    let ((a_fours, a_rest), (b_fours, b_rest)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
-    for (a, b) in a_fours.iter().zip(b_fours) {
-        for k in 0..4 {
-            sums[k] = a[k].mul_add(b[k], sums[k]);
-        }
-    }
-    let rest = a_rest.iter().zip(b_rest).fold(zero, |sum, (a, b)| a.mul_add(*b, sum));
-    sums[0].add(sums[1]).add(sums[2].add(sums[3])).add(rest)
 }
 
 /// The factor in the lower triangle, column by column, and the reciprocals of its diagonal.

@@ -5,7 +5,7 @@
 //! multiplies with the next.
 
 use super::tridiagonal::{Tridiagonal, update, update_and_multiply};
-use super::wide::Wide;
+use super::wide::{Wide, inner};
 
 /// The order of reflections, of which the first is that of row 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,19 +62,6 @@ fn above<W: Wide>(work: &mut Tridiagonal<W>, order: Order, products: &mut [W]) {
     }
 }
 
-/// `xᵀ y`, in two chains.
-#[inline(always)]
-fn inner<W: Wide>(x: &[W], y: &[W]) -> W {
-    let zero = W::splat(0.0);
-    let ((x, x_last), (y, y_last)) = (x.as_chunks::<2>(), y.as_chunks::<2>());
-    let [mut even, mut odd] = [zero; 2];
-    for (x, y) in x.iter().zip(y) {
-        even = x[0].mul_add(y[0], even);
-        odd = x[1].mul_add(y[1], odd);
-    }
-    x_last.iter().zip(y_last).fold(even.add(odd), |sum, (x, y)| x.mul_add(*y, sum))
-}
-
 /// Reflects the block of every reflection from both sides.
 #[inline(always)]
 fn blocks<W: Wide>(work: &mut Tridiagonal<W>, order: Order, [old_v, old_w, p]: &mut [Vec<W>; 3]) {
@@ -96,8 +83,7 @@ fn blocks<W: Wide>(work: &mut Tridiagonal<W>, order: Order, [old_v, old_w, p]: &
         p.fill(zero);
         update_and_multiply(&mut matrix[start * d..], d, start, (&old_v[start..], &old_w[start..]), v, p);
         let beta = betas[k];
-        let product = v.iter().zip(p.iter()).fold(zero, |sum, (v, p)| v.mul_add(*p, sum));
-        let half = W::splat(0.5).mul(beta).mul(beta).mul(product);
+        let half = W::splat(0.5).mul(beta).mul(beta).mul(inner(v, p));
         for ((v, p), (old_v, old_w)) in v.iter().zip(p).zip(old_v[start..].iter_mut().zip(&mut old_w[start..])) {
             *old_v = *v;
             *old_w = v.neg_mul_add(half, beta.mul(*p));

@@ -41,6 +41,14 @@ pub(crate) fn inverse_roots(all: &[Scaled], d: usize) -> Vec<Vec<f64>> {
     dispatch(Roots { all, d, of: Of::Matrix })
 }
 
+/// As [`inverse_roots`], right to three digits, and as positive definite.
+///
+/// # Panics
+/// If a ratio is not covered.
+pub(crate) fn rough_inverse_roots(all: &[Scaled], d: usize) -> Vec<Vec<f64>> {
+    dispatch(Roots { all, d, of: Of::MatrixRoughly })
+}
+
 /// `(FᵀF)^{-½}` of scaled `d`×`d` matrices, with an error of a few `ε / ratio`: from a bidiagonal matrix `B`, in pivots of
 /// `BᵀB + c I` that are sums and quotients of positive numbers.
 ///
@@ -115,18 +123,22 @@ fn reduce<W: Wide>(room: &mut Room<W>, group: &[Scaled], of: Of) {
     let one: [Scaled; 8] = std::array::from_fn(|k| group[k.min(group.len() - 1)]);
     let scales = one.map(|scaled| scaled.scale);
     match of {
-        Of::Matrix => {
+        Of::Matrix | Of::MatrixRoughly => {
             room.work.load(&one.map(|scaled| (scaled.matrix, 0.0)), &scales);
             room.work.reduce();
         }
         Of::Gram => {
             room.work.load_whole(&one.map(|scaled| scaled.matrix), &scales);
-            bidiagonalise(&mut room.work, &mut room.vectors);
+            bidiagonalise(&mut room.work, &mut room.delayed);
         }
     }
     let fractions: [&Fractions; 8] = std::array::from_fn(|k| {
         let ratio = one[k].ratio;
-        rational::inverse_root(ratio).unwrap_or_else(|| panic!("a ratio of {ratio} is not covered"))
+        let found = match of {
+            Of::MatrixRoughly => rational::rough_inverse_root(ratio),
+            Of::Matrix | Of::Gram => rational::inverse_root(ratio),
+        };
+        found.unwrap_or_else(|| panic!("a ratio of {ratio} is not covered"))
     });
     room.sum_of(fractions, [[1.0; 8]; 2]);
 }

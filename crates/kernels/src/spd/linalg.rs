@@ -37,9 +37,11 @@ pub(crate) fn accumulate(
     #[cfg(target_arch = "x86_64")]
     if super::tiles::available() {
         use super::tiles::View;
+        use super::triangular::Need;
+        let need = if symmetric { Need::Symmetric } else { Need::Whole };
         let left = View { data: a.0, row: a_row, column: a_column };
         let right = View { data: b.0, row: b_row, column: b_column };
-        return super::tiles::product(out, (keep, factor), (left, right), (m, n, k), symmetric);
+        return super::tiles::product(out, (keep, factor), (left, right), (m, n, k), need);
     }
     // SAFETY: the three slices have m·n, m·k and k·n values (asserted above) and the strides stay inside them;
     // `out` is borrowed mutably, so it overlaps neither factor.

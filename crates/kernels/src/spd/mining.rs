@@ -302,7 +302,8 @@ mod tests {
     fn finds_what_comparing_all_finds() {
         let mut stream = Seeds::new(8).stream(Axis::Test, &[]);
         let allowed = |i: usize, j: usize| !(i + j).is_multiple_of(3);
-        for (metric, d) in [(Metric::BuresWasserstein, 7), (Metric::BuresWasserstein, 2), (Metric::LogEuclidean, 5)] {
+        let bures_wasserstein = [2, 7, 16].map(|d| (Metric::BuresWasserstein, d));
+        for (metric, d) in bures_wasserstein.into_iter().chain([(Metric::LogEuclidean, 5)]) {
             let (a, b) = (groups(5, d, &mut stream), groups(7, d, &mut stream));
             let (a, b) = (Prepared::new(metric, &a).unwrap(), Prepared::new(metric, &b).unwrap());
             for k in [1, 4, 100] {

@@ -2,6 +2,7 @@
 
 use super::inverse_root::{Scaled, covers, gram_inverse_roots, inverse_roots};
 use super::linalg::{Form, accumulate};
+use super::triangular::{Factor, Triangle, scaled_product};
 
 /// Ratio of singular values down to which `FᵀF` itself is reduced, which costs the square of the ratio in accuracy.
 const GOOD: f64 = 1e-2;
@@ -13,6 +14,8 @@ pub(super) const MODERATE: f64 = 1e-5;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounded<'a> {
     pub(super) matrix: &'a [f64],
+    /// Where `F` is known to be 0.
+    pub(super) triangle: Triangle,
     pub(super) least: f64,
     pub(super) largest: f64,
 }
@@ -33,10 +36,8 @@ impl<'a> Bounded<'a> {
     }
 
     fn times(&self, inverse_root: &[f64], d: usize) -> Vec<f64> {
-        let mut out = vec![0.0; d * d];
-        let (left, right) = ((self.matrix, Form::Plain), (inverse_root, Form::Plain));
-        accumulate(&mut out, (0.0, 1.0 / self.largest), left, right, (d, d, d), false);
-        out
+        let f = Factor { values: self.matrix, triangle: self.triangle };
+        scaled_product(1.0 / self.largest, f, inverse_root, d)
     }
 }
 
@@ -122,7 +123,8 @@ mod tests {
                 let spectrum: Vec<f64> = (0..d).map(|_| 10f64.powf(-stream.range(0.0, spread))).collect();
                 let h = testkit::spd::with_spectrum(&spectrum, &mut stream);
                 let x = square((&q, Form::Plain), (&h, Form::Plain), d);
-                let of = Bounded { matrix: &x, least: 10f64.powf(-spread) * 0.99, largest: 1.01 };
+                let of =
+                    Bounded { matrix: &x, triangle: Triangle::Full, least: 10f64.powf(-spread) * 0.99, largest: 1.01 };
                 // The factor of a matrix with rounding errors is known up to ε / σ_min.
                 let bar = 1e-13 * 10f64.powf(spread.max(2.0)) * (d as f64).sqrt();
                 let name = format!("d {d}, spread {spread}");
@@ -143,7 +145,8 @@ mod tests {
 
     #[test]
     fn none_where_singular_values_lie_too_far_apart() {
-        let of = Bounded { matrix: &[1.0, 0.0, 0.0, 1e-9], least: 1e-9, largest: 1.0 };
+        let triangle = Triangle::Full;
+        let of = Bounded { matrix: &[1.0, 0.0, 0.0, 1e-9], triangle, least: 1e-9, largest: 1.0 };
         assert!(orthogonal_factors(&[of], 2)[0].is_none());
         assert!(refined_factors(&[of], 2)[0].is_none() && careful_factor(&of, 2).is_none());
     }

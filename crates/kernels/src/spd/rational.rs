@@ -18,6 +18,9 @@ const MOST: usize = 80;
 /// `ln` of the relative error that is left.
 const LOG_ERROR: f64 = -37.0;
 
+/// As [`LOG_ERROR`], of [`rough_inverse_root`].
+const ROUGH_LOG_ERROR: f64 = -10.0;
+
 /// `Σ weights[j] / (x + poles[j])`.
 #[derive(Debug, Clone)]
 pub(super) struct Fractions {
@@ -28,8 +31,17 @@ pub(super) struct Fractions {
 /// Those for `[ratio², 1]` or a little more; none for a ratio below `2^-20`.
 pub(super) fn inverse_root(ratio: f64) -> Option<&'static Fractions> {
     static ALL: OnceLock<Vec<Fractions>> = OnceLock::new();
-    let all = ALL.get_or_init(|| (0..=MOST).map(|k| Fractions::new(2.0f64.powf(-0.25 * k as f64))).collect());
-    all.get(class(ratio)?)
+    ALL.get_or_init(|| inverse_root_of_all(LOG_ERROR)).get(class(ratio)?)
+}
+
+/// As [`inverse_root`], right to three digits, for less than a third of the terms.
+pub(super) fn rough_inverse_root(ratio: f64) -> Option<&'static Fractions> {
+    static ALL: OnceLock<Vec<Fractions>> = OnceLock::new();
+    ALL.get_or_init(|| inverse_root_of_all(ROUGH_LOG_ERROR)).get(class(ratio)?)
+}
+
+fn inverse_root_of_all(log_error: f64) -> Vec<Fractions> {
+    (0..=MOST).map(|k| Fractions::new(2.0f64.powf(-0.25 * k as f64), log_error)).collect()
 }
 
 /// `ln x = constant + Σ weights[j] / (x + poles[j])`, all weights negative.
@@ -59,7 +71,7 @@ fn class(ratio: f64) -> Option<usize> {
 
 impl Logarithm {
     fn new(ratio: f64) -> Self {
-        let quarter = Quarter::new(ratio);
+        let quarter = Quarter::new(ratio, LOG_ERROR);
         let (mut poles, mut weights) = (Vec::new(), Vec::new());
         for (node, weight) in gauss_legendre(quarter.points) {
             let angle = node.acos();
@@ -101,7 +113,7 @@ fn gauss_legendre(n: usize) -> Vec<(f64, f64)> {
     (0..n).map(one).collect()
 }
 
-/// The quarter period of the elliptic functions for an interval, and how many points leave `e^LOG_ERROR`.
+/// The quarter period of the elliptic functions for an interval, and how many points leave an error of `e^log_error`.
 struct Quarter {
     ratio: f64,
     own: f64,
@@ -109,19 +121,19 @@ struct Quarter {
 }
 
 impl Quarter {
-    fn new(ratio: f64) -> Self {
+    fn new(ratio: f64, log_error: f64) -> Self {
         // The nodes of an interval of one point would do for none.
         let ratio = ratio.min(0.84);
         let modulus = ((1.0 - ratio) * (1.0 + ratio)).sqrt();
         let (own, other) = (PI / (2.0 * mean(1.0, ratio)), PI / (2.0 * mean(1.0, modulus)));
-        let points = (-LOG_ERROR * own / (2.0 * PI * other)).ceil() as usize;
+        let points = (-log_error * own / (2.0 * PI * other)).ceil() as usize;
         Self { ratio, own, points }
     }
 }
 
 impl Fractions {
-    fn new(ratio: f64) -> Self {
-        let Quarter { ratio, own, points: n } = Quarter::new(ratio);
+    fn new(ratio: f64, log_error: f64) -> Self {
+        let Quarter { ratio, own, points: n } = Quarter::new(ratio, log_error);
         let step = own / n as f64;
         let (mut poles, mut weights) = (vec![0.0; n], vec![0.0; n]);
         // From either end of the quarter period, where the functions keep their digits.
@@ -184,6 +196,19 @@ mod tests {
                     ratio * ratio,
                     f.poles.len()
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn the_rough_sum_is_right_to_three_digits() {
+        for ratio in [1.0, 0.5, 1e-2, 1e-4, 1e-6] {
+            let (f, exact) = (rough_inverse_root(ratio).unwrap(), inverse_root(ratio).unwrap());
+            assert!(3 * f.poles.len() <= exact.poles.len() + 6, "{} of {} terms", f.poles.len(), exact.poles.len());
+            for i in 0..=1000 {
+                let x = (2.0 * ratio.ln() * (1.0 - f64::from(i) / 1000.0)).exp();
+                let sum: f64 = f.poles.iter().zip(&f.weights).map(|(c, w)| w / (x + c)).sum();
+                assert!((sum * x.sqrt() - 1.0).abs() < 1e-3, "{sum} at {x} of [{}, 1]", ratio * ratio);
             }
         }
     }

@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 
+use super::bidiagonal::Delayed;
 use super::congruence::expand;
 use super::linalg::mirror;
 use super::rational::Fractions;
@@ -22,6 +23,8 @@ pub(super) const TERMS: usize = 4;
 pub(super) enum Of {
     /// The matrix.
     Matrix,
+    /// The matrix, with a few digits.
+    MatrixRoughly,
     /// `FᵀF` of a bidiagonalised `F`.
     Gram,
 }
@@ -36,6 +39,7 @@ pub(super) struct Room<W> {
     pub(super) starts: Vec<[W; TERMS]>,
     factors: Vec<[W; TERMS]>,
     pub(super) vectors: [Vec<W>; 3],
+    pub(super) delayed: Delayed<W>,
     /// Memory of the derivatives, empty until there is one.
     pub(super) sandwich: Sandwich<W>,
 }
@@ -57,6 +61,7 @@ impl<W: Wide> Room<W> {
                 starts: vec![[zero; TERMS]; d],
                 factors: vec![[zero; TERMS]; d],
                 vectors: [vec![zero; d], vec![zero; d], vec![zero; d]],
+                delayed: Delayed::new(d),
                 sandwich: Sandwich::default(),
             })
         })
@@ -149,7 +154,7 @@ impl<W: Wide> Room<W> {
         let zero = W::splat(0.0);
         for terms in (0..self.terms.len()).step_by(TERMS) {
             match of {
-                Of::Matrix => self.inverses(terms),
+                Of::Matrix | Of::MatrixRoughly => self.inverses(terms),
                 Of::Gram => self.gram_inverses(terms),
             }
             for i in 0..d {
@@ -175,16 +180,34 @@ impl<W: Wide> Room<W> {
     #[inline(always)]
     pub(super) fn sum_traces(&mut self) -> [W; 2] {
         let (mut root, mut inverse_root) = (W::splat(0.0), W::splat(0.0));
-        for first in (0..self.terms.len()).step_by(TERMS) {
-            self.inverses(first);
-            for starts in &self.starts[..self.d] {
-                for (&start, &(pole, weight)) in starts.iter().zip(&self.terms[first..]) {
-                    inverse_root = inverse_root.add(start);
-                    root = root.add(pole.neg_mul_add(start, weight));
-                }
+        for terms in self.terms.as_chunks::<TERMS>().0 {
+            for (trace, &(pole, weight)) in self.traces(terms).into_iter().zip(terms) {
+                inverse_root = weight.mul_add(trace, inverse_root);
+                let rest = pole.neg_mul_add(trace, W::splat(self.d as f64));
+                root = weight.mul_add(rest, root);
             }
         }
         [root, inverse_root]
+    }
+
+    /// `tr (T + c)^{-1} = Σ δ'_k / δ_k` of each of the terms, the logarithmic derivative by `c` of the pivots
+    /// `δ_{k+1} = a_{k+1} + c − b_k² / δ_k`: one quotient a pivot.
+    #[inline(always)]
+    fn traces(&self, terms: &[(W, W); TERMS]) -> [W; TERMS] {
+        let d = self.d;
+        let (zero, one) = (W::splat(0.0), W::splat(1.0));
+        let (mut sums, mut below, mut slopes) = ([zero; TERMS], [zero; TERMS], [one; TERMS]);
+        for (diagonal, off) in self.work.diagonal[..d].iter().zip(&self.work.off[..d]) {
+            let square = off.mul(*off);
+            for q in 0..TERMS {
+                let inverse = one.div(diagonal.add(terms[q].0).sub(below[q]));
+                let share = slopes[q].mul(inverse);
+                sums[q] = sums[q].add(share);
+                below[q] = square.mul(inverse);
+                slopes[q] = below[q].mul_add(share, one);
+            }
+        }
+        sums
     }
 
     /// Replaces the upper triangle of `S` in `work.matrix` by that of `Q S Qᵀ`.

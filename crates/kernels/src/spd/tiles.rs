@@ -8,10 +8,12 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
-use super::triangular::Triangle;
+use super::triangular::{Need, Triangle};
 
 /// Rows of a tile.
 const ROWS: usize = 6;
+/// Rows of the last tile, where that many are left.
+const FEW: usize = 4;
 /// Columns of a tile: two vectors.
 const COLUMNS: usize = 8;
 /// Bytes of a number.
@@ -34,8 +36,7 @@ pub(crate) fn available() -> bool {
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
 }
 
-/// `out = keep · out + factor · a · b`, `out` row-major `m`×`n`, inner dimension `k`; with `symmetric`, for a product
-/// known to be symmetric, the lower triangle is copied from the upper.
+/// `out = keep · out + factor · a · b`, `out` row-major `m`×`n`, inner dimension `k`.
 ///
 /// # Panics
 /// If a slice is too short, or the processor lacks AVX2 or FMA.
@@ -44,9 +45,9 @@ pub(crate) fn product(
     scales: (f64, f64),
     (a, b): (View, View),
     (m, n, k): (usize, usize, usize),
-    symmetric: bool,
+    need: Need,
 ) {
-    product_of_triangles(out, scales, (a, b), (m, n, k), symmetric, [Triangle::Full; 2]);
+    product_of_triangles(out, scales, (a, b), (m, n, k), need, [Triangle::Full; 2]);
 }
 
 /// As [`product`], without the terms that the triangles of the left and the right factor leave out.
@@ -58,12 +59,13 @@ pub(crate) fn product_of_triangles(
     scales: (f64, f64),
     (a, b): (View, View),
     (m, n, k): (usize, usize, usize),
-    symmetric: bool,
+    need: Need,
     triangles: [Triangle; 2],
 ) {
     let [left, right] = triangles;
     assert!((left == Triangle::Full || m == k) && (right == Triangle::Full || n == k), "square triangles");
-    assert!(available() && out.len() == m * n && (!symmetric || m == n), "a product that fits");
+    let square = matches!(need, Need::Whole | Need::Nonzero) || m == n;
+    assert!(available() && out.len() == m * n && square, "a product that fits");
     if m * n * k == 0 {
         let keep = scales.0;
         out.iter_mut().for_each(|v| *v = if keep == 0.0 { 0.0 } else { *v * keep });
@@ -76,7 +78,7 @@ pub(crate) fn product_of_triangles(
         let (panel, rest) = packed.split_at_mut(k * COLUMNS);
         // SAFETY: AVX2 and FMA were asserted, and that the elements of both factors lie inside their slices; the panel
         // has `8 k` numbers, the room for the last rows `6 k`.
-        unsafe { panels(out, scales, (a, b), (m, n), (symmetric, triangles), (panel, rest)) };
+        unsafe { panels(out, scales, (a, b), (m, n), (need, triangles), (panel, rest)) };
     });
 }
 
@@ -88,11 +90,15 @@ unsafe fn panels(
     scales: (f64, f64),
     (a, b): (View, View),
     (m, n): (usize, usize),
-    (symmetric, [left_triangle, right_triangle]): (bool, [Triangle; 2]),
+    (need, [left_triangle, right_triangle]): (Need, [Triangle; 2]),
     (panel, rest): (&mut [f64], &mut [f64]),
 ) {
     let (whole, k) = (m / ROWS * ROWS, panel.len() / COLUMNS);
-    pack_rows(rest.as_chunks_mut::<ROWS>().0, a, whole, m - whole);
+    // A tile of few rows needs none beyond the last.
+    let few = m - whole == FEW && n.is_multiple_of(COLUMNS);
+    if !few {
+        pack_rows(rest.as_chunks_mut::<ROWS>().0, a, whole, m - whole);
+    }
     for j in (0..n).step_by(COLUMNS) {
         let width = COLUMNS.min(n - j);
         let (from, to) = match right_triangle {
@@ -101,7 +107,7 @@ unsafe fn panels(
             Triangle::Upper => (0, j + width),
         };
         pack_columns(&mut panel.as_chunks_mut::<COLUMNS>().0[from..to], b, (from, j), width);
-        let end = if symmetric { j + width } else { m };
+        let end = if matches!(need, Need::Symmetric | Need::Upper) { j + width } else { m };
         for i in (0..end).step_by(ROWS) {
             let rows = ROWS.min(m - i);
             let (from, to) = match left_triangle {
@@ -109,21 +115,31 @@ unsafe fn panels(
                 Triangle::Lower => (from, to.min(i + rows)),
                 Triangle::Upper => (from.max(i), to),
             };
+            let target = &mut out[i * n + j..];
             if from >= to {
                 // Both triangles leave nothing of this tile.
-                scale(&mut out[i * n + j..], n, (rows, width), scales.0);
+                if need != Need::Nonzero {
+                    scale(target, n, (rows, width), scales.0);
+                }
                 continue;
             }
-            let (left, strides) = if rows == ROWS {
+            let direct = rows == ROWS || few;
+            let (left, strides) = if direct {
                 (&a.data[i * a.row + from * a.column..], (a.row, a.column))
             } else {
                 (&rest[from * ROWS..], (1, ROWS))
             };
             let panel = &panel[from * COLUMNS..to * COLUMNS];
-            let target = &mut out[i * n + j..];
-            if rows == ROWS && width == COLUMNS {
-                // SAFETY: rows `i..i + 6` of `a` exist, and `out` has eight columns from `(i, j)` on in as many rows.
-                unsafe { tile(target, n, scales, left, strides, panel) };
+            if direct && width == COLUMNS {
+                // SAFETY: rows `i..i + 6` of `a` exist, or `i..i + 4` in the last few, and `out` has eight columns from
+                // `(i, j)` on in as many rows.
+                unsafe {
+                    if rows == ROWS {
+                        tile(target, n, scales, left, strides, panel);
+                    } else {
+                        tile_of_few(target, n, scales, left, strides, panel);
+                    }
+                }
             } else {
                 let mut block = [0.0; ROWS * COLUMNS];
                 let lines = || (0..rows).map(|r| (r * n..r * n + width, r * COLUMNS..r * COLUMNS + width));
@@ -135,7 +151,7 @@ unsafe fn panels(
             }
         }
     }
-    if symmetric {
+    if need == Need::Symmetric {
         mirror(out, n);
     }
 }
@@ -277,6 +293,83 @@ unsafe fn tile(
     }
 }
 
+/// As [`tile`], of four rows: what is left of 64 beyond ten tiles.
+///
+/// # Safety
+/// As [`tile`], with `r < 4`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_of_few(
+    target: &mut [f64],
+    n: usize,
+    (keep, factor): (f64, f64),
+    left: &[f64],
+    (row, column): (usize, usize),
+    panel: &[f64],
+) {
+    let k = panel.len() / COLUMNS;
+    debug_assert!(k > 0 && left.len() > 3 * row + (k - 1) * column && target.len() >= 3 * n + COLUMNS);
+    let first = left.as_ptr();
+    let scales = [factor, keep];
+    // SAFETY: as in `tile`, of four rows.
+    unsafe {
+        asm!(
+            "vxorpd ymm0, ymm0, ymm0", "vmovapd ymm1, ymm0", "vmovapd ymm2, ymm0", "vmovapd ymm3, ymm0",
+            "vmovapd ymm4, ymm0", "vmovapd ymm5, ymm0", "vmovapd ymm6, ymm0", "vmovapd ymm7, ymm0",
+            "2:",
+            "vmovupd ymm12, [{panel}]",
+            "vmovupd ymm13, [{panel} + 32]",
+            "vbroadcastsd ymm14, [{upper}]",
+            "vbroadcastsd ymm15, [{upper} + {row}]",
+            "vfmadd231pd ymm0, ymm14, ymm12",
+            "vfmadd231pd ymm1, ymm14, ymm13",
+            "vfmadd231pd ymm2, ymm15, ymm12",
+            "vfmadd231pd ymm3, ymm15, ymm13",
+            "vbroadcastsd ymm14, [{upper} + 2*{row}]",
+            "vbroadcastsd ymm15, [{lower}]",
+            "vfmadd231pd ymm4, ymm14, ymm12",
+            "vfmadd231pd ymm5, ymm14, ymm13",
+            "vfmadd231pd ymm6, ymm15, ymm12",
+            "vfmadd231pd ymm7, ymm15, ymm13",
+            "add {panel}, 64",
+            "add {upper}, {column}",
+            "add {lower}, {column}",
+            "dec {k}",
+            "jnz 2b",
+            "vbroadcastsd ymm12, [{scales}]",
+            "vmulpd ymm0, ymm0, ymm12", "vmulpd ymm1, ymm1, ymm12", "vmulpd ymm2, ymm2, ymm12",
+            "vmulpd ymm3, ymm3, ymm12", "vmulpd ymm4, ymm4, ymm12", "vmulpd ymm5, ymm5, ymm12",
+            "vmulpd ymm6, ymm6, ymm12", "vmulpd ymm7, ymm7, ymm12",
+            "test {keeps:e}, {keeps:e}",
+            "jz 3f",
+            "vbroadcastsd ymm13, [{scales} + 8]",
+            "vfmadd231pd ymm0, ymm13, [{top}]", "vfmadd231pd ymm1, ymm13, [{top} + 32]",
+            "vfmadd231pd ymm2, ymm13, [{top} + {n}]", "vfmadd231pd ymm3, ymm13, [{top} + {n} + 32]",
+            "vfmadd231pd ymm4, ymm13, [{top} + 2*{n}]", "vfmadd231pd ymm5, ymm13, [{top} + 2*{n} + 32]",
+            "vfmadd231pd ymm6, ymm13, [{bottom}]", "vfmadd231pd ymm7, ymm13, [{bottom} + 32]",
+            "3:",
+            "vmovupd [{top}], ymm0", "vmovupd [{top} + 32], ymm1",
+            "vmovupd [{top} + {n}], ymm2", "vmovupd [{top} + {n} + 32], ymm3",
+            "vmovupd [{top} + 2*{n}], ymm4", "vmovupd [{top} + 2*{n} + 32], ymm5",
+            "vmovupd [{bottom}], ymm6", "vmovupd [{bottom} + 32], ymm7",
+            panel = inout(reg) panel.as_ptr() => _,
+            upper = inout(reg) first => _,
+            lower = inout(reg) first.wrapping_add(3 * row) => _,
+            row = in(reg) row * SIZE,
+            column = in(reg) column * SIZE,
+            k = inout(reg) k => _,
+            scales = in(reg) scales.as_ptr(),
+            keeps = in(reg) u32::from(keep != 0.0),
+            top = in(reg) target.as_mut_ptr(),
+            bottom = in(reg) target.as_mut_ptr().wrapping_add(3 * n),
+            n = in(reg) n * SIZE,
+            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _, out("ymm6") _,
+            out("ymm7") _, out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+            options(nostack),
+        );
+    }
+}
+
 /// Copies the upper triangle to the lower, four by four.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn mirror(out: &mut [f64], n: usize) {
@@ -341,7 +434,7 @@ mod tests {
                     }
                     let mut out = if keep == 0.0 { vec![f64::NAN; m * n] } else { before.clone() };
                     let view = |data, (row, column)| View { data, row, column };
-                    product(&mut out, (keep, factor), (view(&a, left), view(&b, right)), (m, n, k), false);
+                    product(&mut out, (keep, factor), (view(&a, left), view(&b, right)), (m, n, k), Need::Whole);
                     assert_close(&format!("{m}x{n}x{k}"), &out, &want, m * n, IDENTITY_F64);
                 }
             }
@@ -370,8 +463,8 @@ mod tests {
                     for scales in [(0.0, 1.0), (0.5, -2.0)] {
                         let start = if scales.0 == 0.0 { vec![f64::NAN; n * n] } else { before.clone() };
                         let (mut got, mut want) = (start.clone(), start);
-                        product_of_triangles(&mut got, scales, views, (n, n, n), false, triangles);
-                        product(&mut want, scales, views, (n, n, n), false);
+                        product_of_triangles(&mut got, scales, views, (n, n, n), Need::Whole, triangles);
+                        product(&mut want, scales, views, (n, n, n), Need::Whole);
                         assert_close(&format!("{n}, {triangles:?}"), &got, &want, n * n, IDENTITY_F64);
                     }
                 }
@@ -386,8 +479,11 @@ mod tests {
             let a: Vec<f64> = (0..n * n).map(|_| stream.normal()).collect();
             let (left, right) = (View { data: &a, row: 1, column: n }, View { data: &a, row: n, column: 1 });
             let (mut half, mut whole) = (vec![f64::NAN; n * n], vec![f64::NAN; n * n]);
-            product(&mut half, (0.0, 1.0), (left, right), (n, n, n), true);
-            product(&mut whole, (0.0, 1.0), (left, right), (n, n, n), false);
+            product(&mut half, (0.0, 1.0), (left, right), (n, n, n), Need::Symmetric);
+            product(&mut whole, (0.0, 1.0), (left, right), (n, n, n), Need::Whole);
+            let mut upper = vec![f64::NAN; n * n];
+            product(&mut upper, (0.0, 1.0), (left, right), (n, n, n), Need::Upper);
+            assert!((0..n * n).filter(|at| at / n <= at % n).all(|at| upper[at] == half[at]), "{n}, upper triangle");
             assert_close("both", &half, &whole, n * n, IDENTITY_F64);
             assert!((0..n * n).all(|at| half[at] == half[at % n * n + at / n]), "{n}");
         }

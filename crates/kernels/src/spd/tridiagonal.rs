@@ -5,7 +5,7 @@
 //! updated matrix with the next reflection's vector, so that the matrix is read and written once a step.
 
 use super::linalg::symmetrise;
-use super::wide::Wide;
+use super::wide::{Wide, inner};
 
 /// `Qᵀ A Q = T` of the matrices in the lanes, `Q` as a product of reflections `I − β v vᵀ`.
 #[derive(Debug, Default)]
@@ -87,8 +87,7 @@ impl<W: Wide> Tridiagonal<W> {
             p.fill(zero);
             update_and_multiply(&mut self.matrix[(k + 1) * d..], d, k + 1, (&old_v[k + 1..], &old_w[k + 1..]), v, p);
             let beta = self.betas[k];
-            let product = v.iter().zip(p.iter()).fold(zero, |sum, (v, p)| v.mul_add(*p, sum));
-            let half = W::splat(0.5).mul(beta).mul(beta).mul(product);
+            let half = W::splat(0.5).mul(beta).mul(beta).mul(inner(v, p));
             for ((v, p), (old_v, old_w)) in v.iter().zip(p).zip(old_v[k + 1..].iter_mut().zip(&mut old_w[k + 1..])) {
                 *old_v = *v;
                 *old_w = v.neg_mul_add(half, beta.mul(*p));
@@ -116,7 +115,7 @@ pub(super) fn update<W: Wide>(row: &mut [W], v: &[W], w: &[W]) {
 #[inline(always)]
 pub(super) fn reflection<W: Wide>(v: &mut [W]) -> (W, W) {
     let zero = W::splat(0.0);
-    let tail = v[1..].iter().fold(zero, |sum, v| v.mul_add(*v, sum));
+    let tail = inner(&v[1..], &v[1..]);
     let first = v[0];
     let norm = first.mul_add(first, tail).sqrt();
     let alpha = zero.below(first).select(zero.sub(norm), norm);

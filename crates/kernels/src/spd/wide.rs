@@ -381,6 +381,21 @@ impl<W> Pair<W> {
     }
 }
 
+/// `Σ a_k b_k` in four chains.
+#[inline(always)]
+pub(super) fn inner<W: Wide>(a: &[W], b: &[W]) -> W {
+    let zero = W::splat(0.0);
+    let mut sums = [zero; 4];
+    let ((a_fours, a_rest), (b_fours, b_rest)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    for (a, b) in a_fours.iter().zip(b_fours) {
+        for k in 0..4 {
+            sums[k] = a[k].mul_add(b[k], sums[k]);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).fold(zero, |sum, (a, b)| a.mul_add(*b, sum));
+    sums[0].add(sums[1]).add(sums[2].add(sums[3])).add(rest)
+}
+
 /// Work that is done in the lanes that the processor offers.
 pub(super) trait Job {
     /// What it gives.
