@@ -31,7 +31,7 @@ fn config([stride, padding, dilation, groups]: [usize; 4]) -> Conv2dConfig {
 
 #[test]
 fn convolutions_round_once() {
-    let problems: [([usize; 4], [usize; 4], [usize; 4]); 12] = [
+    let problems: [([usize; 4], [usize; 4], [usize; 4]); 10] = [
         ([2, 3, 17, 13], [5, 3, 7, 7], [2, 3, 1, 1]),
         ([2, 8, 9, 8], [6, 4, 3, 2], [3, 2, 2, 2]),
         ([5, 6, 4, 4], [4, 3, 3, 3], [1, 1, 1, 2]),
@@ -44,9 +44,6 @@ fn convolutions_round_once() {
         ([3, 700, 3, 4], [8, 700, 1, 1], [1, 0, 1, 1]),
         ([60, 8, 3, 3], [4, 4, 1, 1], [1, 0, 1, 2]),
         ([3, 4, 9, 7], [6, 4, 1, 1], [2, 0, 1, 1]),
-        // Minimal filters: odd maps; more than one part of the batch.
-        ([3, 33, 9, 11], [35, 33, 3, 3], [1, 1, 1, 1]),
-        ([3, 32, 47, 50], [33, 32, 3, 3], [1, 2, 1, 1]),
     ];
     for (x, w, how) in problems {
         let of = |dtype| {

@@ -53,8 +53,8 @@ impl Conv2dConfig {
 /// [`Conv2dConfig::output_size`]. Differentiable in all three; gradients that nobody tracks are not computed.
 ///
 /// The products are matrix products on column buffers of a few images at a time, reused by each worker; a 1×1
-/// kernel needs no columns; one input channel per group (depthwise) runs as a direct loop; the gradients of dense 3×3 kernels
-/// of stride 1 with enough channels come from minimal filters (Winograd's F(2×2, 3×3)). The filter
+/// kernel needs no columns; one input channel per group (depthwise) runs as a direct loop; the gradients of large dense 3×3
+/// kernels of stride 1 come from minimal filters (Winograd's F(2×2, 3×3)). The filter
 /// gradient is accumulated over at most eight fixed pieces of the batch that are added in order, or over the whole batch for
 /// minimal filters and for 1×1 kernels on small maps, so values and gradients are the same bits for any number of threads.
 ///

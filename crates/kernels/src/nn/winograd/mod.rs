@@ -34,6 +34,8 @@ use super::wide::wide;
 const CHANNELS: usize = 32;
 /// Tiles of a batch that pay for the transforms of the filters.
 const TILES: usize = 64;
+/// Products of the definition that pay for three passes in place of one.
+const WORK: usize = 128 * 1024 * 1024;
 /// Bytes of a transformed part of the batch, so that its tiles stay in the processor's caches.
 const BYTES: usize = 4 * 1024 * 1024;
 /// Rows that a task transforms.
@@ -47,7 +49,8 @@ pub(super) fn applies(g: &Geometry) -> bool {
     }
     let tiling = Tiling::of(g);
     let (products, plain) = (POINTS * tiling.count(), 9 * g.map());
-    tiling.fits() && g.c_in.min(g.c_out) >= CHANNELS && g.batch * tiling.count() >= TILES && 3 * products <= 2 * plain
+    let enough = g.batch * tiling.count() >= TILES && g.batch * plain * g.c_in * g.c_out >= WORK;
+    enough && tiling.fits() && g.c_in.min(g.c_out) >= CHANNELS && 3 * products <= 2 * plain
 }
 
 /// Memory for `len` numbers.
@@ -127,42 +130,142 @@ impl<'a> Part<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::nn::Conv2dConfig;
+    use random::{Axis, Seeds, Stream};
+    use testkit::tolerance::{IDENTITY_F64, ORACLE_F32, ROUNDED_F32, assert_close};
 
-    fn geometry(channels: [usize; 2], [batch, size, kernel]: [usize; 3], config: Conv2dConfig) -> Geometry {
-        let out = config.output_size(size, kernel).unwrap();
-        let ([c_in, c_out], [kh, kw], [height, width], [oh, ow]) = (channels, [kernel; 2], [size; 2], [out; 2]);
-        Geometry { batch, c_in, height, width, c_out, kh, kw, oh, ow, config }
+    use super::*;
+    use crate::nn::conv::Want;
+    use crate::nn::pair::{Pair, joined};
+    use crate::nn::{Conv2dConfig, dense};
+
+    fn geometry(channels: [usize; 2], batch: usize, [height, width]: [usize; 2], config: Conv2dConfig) -> Geometry {
+        let out = |size| config.output_size(size, 3).unwrap();
+        let ([c_in, c_out], (oh, ow)) = (channels, (out(height), out(width)));
+        Geometry { batch, c_in, height, width, c_out, kh: 3, kw: 3, oh, ow, config }
+    }
+
+    fn padded(padding: usize) -> Conv2dConfig {
+        Conv2dConfig { padding, ..Conv2dConfig::default() }
     }
 
     #[test]
     fn it_is_for_dense_filters_of_three_by_three_that_gain() {
-        let padded = Conv2dConfig { padding: 1, ..Conv2dConfig::default() };
-        let gains = |channels, sizes, config| applies(&geometry(channels, sizes, config));
-        assert!(gains([32, 32], [8, 7, 3], padded) && gains([512, 64], [1, 16, 3], padded));
-        assert!(!gains([31, 64], [8, 14, 3], padded), "few channels");
-        assert!(!gains([64, 64], [2, 7, 3], padded), "few tiles");
-        assert!(!gains([64, 64], [64, 3, 3], padded), "a map that tiles cover badly");
-        assert!(!gains([64, 64], [1, 512, 3], padded), "rows that are too long");
-        assert!(!gains([64, 64], [8, 14, 1], Conv2dConfig::default()), "another kernel");
+        let gains = |channels, (batch, size), config| applies(&geometry(channels, batch, [size; 2], config));
+        assert!(gains([64, 64], (8, 56), padded(1)) && gains([512, 512], (8, 7), padded(1)));
+        assert!(!gains([31, 640], (8, 56), padded(1)), "few channels");
+        assert!(!gains([2048, 2048], (2, 7), padded(1)), "few tiles");
+        assert!(!gains([64, 64], (8, 14), padded(1)), "little work");
+        assert!(!gains([640, 640], (64, 3), padded(1)), "a map that tiles cover badly");
+        assert!(!gains([64, 64], (1, 512), padded(1)), "rows that are too long");
         for other in [
-            Conv2dConfig { stride: 2, ..padded },
-            Conv2dConfig { dilation: 2, ..padded },
-            Conv2dConfig { groups: 2, ..padded },
+            Conv2dConfig { stride: 2, ..padded(1) },
+            Conv2dConfig { dilation: 2, ..padded(1) },
+            Conv2dConfig { groups: 2, ..padded(1) },
         ] {
-            assert!(!gains([64, 64], [8, 14, 3], other), "{other:?}");
+            assert!(!gains([256, 256], (8, 56), other), "{other:?}");
         }
+        let pointwise = Geometry { kh: 1, kw: 1, ..geometry([256, 256], 8, [56; 2], padded(1)) };
+        assert!(!applies(&pointwise));
     }
 
     #[test]
     fn parts_cover_the_batch() {
-        let padded = Conv2dConfig { padding: 1, ..Conv2dConfig::default() };
         for (batch, size) in [(1, 8), (5, 40), (8, 56), (7, 100)] {
-            let g = geometry([64, 32], [batch, size, 3], padded);
-            let images: Vec<_> = Part::all::<f32>(&g).into_iter().flat_map(|part| part.images).collect();
+            let g = geometry([64, 32], batch, [size; 2], padded(1));
+            let parts = Part::all::<f32>(&g);
+            assert!(
+                parts.iter().all(|part| part.images.len() <= parts[0].images.len()),
+                "the first is one of the largest"
+            );
+            let images: Vec<_> = parts.into_iter().flat_map(|part| part.images).collect();
             assert_eq!(images, (0..batch).collect::<Vec<_>>());
         }
-        assert!(Part::all::<f64>(&geometry([64, 64], [8, 56, 3], padded)).len() > 1);
+        assert!(Part::all::<f64>(&geometry([64, 64], 8, [56; 2], padded(1))).len() > 1);
+    }
+
+    /// Odd and even maps, every padding that the rows of pixels treat in a way of its own, one part of the batch and more.
+    fn problems() -> Vec<Geometry> {
+        vec![
+            geometry([3, 5], 2, [9, 11], padded(1)),
+            geometry([8, 9], 3, [8, 8], padded(1)),
+            geometry([17, 2], 1, [7, 14], padded(1)),
+            geometry([2, 3], 2, [12, 11], padded(0)),
+            geometry([4, 2], 2, [10, 13], padded(2)),
+            geometry([2, 4], 1, [11, 12], padded(3)),
+            geometry([2, 2], 1, [3, 5], padded(4)),
+            geometry([1, 1], 1, [1, 1], padded(1)),
+            geometry([2, 3], 1, [4, 256], padded(1)),
+            geometry([32, 20], 5, [63, 41], padded(1)),
+        ]
+    }
+
+    fn draw<T: Real>(n: usize, stream: &mut Stream) -> Vec<T> {
+        // Numbers of float32, so that all types are given the same problem.
+        (0..n).map(|_| T::down(f64::from(stream.normal() as f32))).collect()
+    }
+
+    /// `x`, `w` and `∂y` of a problem.
+    fn data<T: Real>(g: &Geometry) -> [Vec<T>; 3] {
+        let mut stream = Seeds::new(13).stream(Axis::Test, &[]);
+        [g.batch * g.image(), g.c_out * g.taps(), g.batch * g.c_out * g.map()].map(|n| draw(n, &mut stream))
+    }
+
+    fn up<T: Real>(numbers: &[T]) -> Vec<f64> {
+        numbers.iter().map(|v| v.up()).collect()
+    }
+
+    #[test]
+    fn gradients_are_those_of_columns() {
+        for g in problems() {
+            let both = Want { x: true, weight: true };
+            let [x, w, gy] = data::<f64>(&g);
+            let (gx, gw) = dense::backward(&g, &x, &w, &gy, both);
+            let (gx, gw) = (gx.unwrap(), gw.unwrap());
+            let got = backward(&g, &x, &w, &gy, both);
+            assert_close(&format!("{g:?} ∂x"), got.0.as_ref().unwrap(), &gx, gx.len(), IDENTITY_F64);
+            assert_close(&format!("{g:?} ∂w"), got.1.as_ref().unwrap(), &gw, gw.len(), IDENTITY_F64);
+            // One of them alone is the same bits.
+            assert_eq!(backward(&g, &x, &w, &gy, Want { x: true, weight: false }), (got.0, None));
+            assert_eq!(backward(&g, &x, &w, &gy, Want { x: false, weight: true }), (None, got.1));
+            let [x, w, gy] = data::<f32>(&g);
+            let (of_x, of_w) = backward(&g, &x, &w, &gy, both);
+            assert_close(&format!("{g:?} float32 ∂x"), &up(&of_x.unwrap()), &gx, gx.len(), ORACLE_F32.gradient);
+            assert_close(&format!("{g:?} float32 ∂w"), &up(&of_w.unwrap()), &gw, gw.len(), ORACLE_F32.gradient);
+        }
+    }
+
+    #[test]
+    fn outputs_are_those_of_columns_rounded_once() {
+        for g in problems() {
+            let [x, w, _] = data::<f64>(&g);
+            let bias: Vec<f64> = (0..g.c_out).map(|o| o as f64 - 0.75).collect();
+            let want = dense::forward(&g, &x, &w, Some(&bias), true);
+            let [x, w, _] = data::<f32>(&g);
+            let bias: Vec<f32> = bias.iter().map(|b| *b as f32).collect();
+            let got = up(&forward(&g, &x, &w, Some(&bias)));
+            let off = |got: &[f64], want: &[f64]| {
+                let of = |(got, want): (&f64, &f64)| (got - want).abs() / want.abs().max(1e-5);
+                assert_eq!(got.len(), want.len());
+                got.iter().zip(want).map(of).fold(0.0, f64::max)
+            };
+            assert!(off(&got, &want) <= ROUNDED_F32, "{g:?}");
+            // A pair holds what float64 has, all but a few bits.
+            let rest: Vec<f32> = x.iter().map(|x| x * 1e-8).collect();
+            let joined_x: Vec<f64> = x.iter().zip(&rest).map(|(high, rest)| joined(*high, *rest)).collect();
+            let want = dense::forward(&g, &joined_x, &up(&w), None, true);
+            let pairs = forward_pairs(&g, Pair { high: &x, rest: Some(&rest) }, &w);
+            let got: Vec<f64> = pairs.high.iter().zip(&pairs.rest).map(|(high, rest)| joined(*high, *rest)).collect();
+            assert_close(&format!("{g:?} pairs"), &got, &want, want.len(), IDENTITY_F64);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_to_be_seen() {
+        let g = geometry([2, 2], 1, [6, 7], padded(1));
+        let [mut x, w, gy] = data::<f32>(&g);
+        x[10] = f32::NAN;
+        assert!(forward(&g, &x, &w, None).iter().any(|y| y.is_nan()));
+        let (_, gw) = backward(&g, &x, &w, &gy, Want { x: false, weight: true });
+        assert!(gw.unwrap().iter().any(|v| v.is_nan()));
     }
 }
