@@ -237,6 +237,53 @@ fn float32_sums_lose_no_accuracy_with_depth() {
 }
 
 #[test]
+fn a_gradient_that_is_tracked_alone_is_the_same() {
+    for (index, problem) in problems().into_iter().enumerate() {
+        let data = problem.data(index);
+        for dtype in [DType::F32, DType::F64] {
+            let (_, [gx, gw, _]) = problem.run(&data, dtype);
+            let tensor = |v: &[f64], shape: &[usize]| {
+                Tensor::from_slice(v, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+            };
+            let (x, w) = (tensor(&data.x, &problem.x), tensor(&data.w, &problem.w));
+            let cotangent = tensor(&problem.cotangent(), &problem.output());
+            let gradient = |y: Tensor, of: &Var| {
+                let grads = (y * &cotangent).unwrap().sum_all().unwrap().backward().unwrap();
+                values(grads.get(of).unwrap())
+            };
+            let (vx, vw) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&w).unwrap());
+            let alone = gradient(conv2d(&vx, &w, None, problem.config).unwrap(), &vx);
+            assert_eq!(alone, gx, "{problem:?} {dtype:?} ∂x");
+            let alone = gradient(conv2d(&x, &vw, None, problem.config).unwrap(), &vw);
+            assert_eq!(alone, gw, "{problem:?} {dtype:?} ∂w");
+        }
+    }
+}
+
+#[test]
+fn a_pixel_that_is_not_finite_reaches_its_outputs_and_no_others() {
+    // Minimal filters add and subtract pixels: none may cancel, nor spread over a whole tile.
+    for (size, padding, bad) in [([9, 11], 1, f64::NAN), ([10, 8], 0, f64::INFINITY), ([8, 9], 2, f64::NEG_INFINITY)] {
+        let problem = problem([4, 32, size[0], size[1]], [32, 32, 3, 3], [1, padding, 1, 1], false);
+        let mut data = problem.data(0);
+        let [_, _, oh, ow] = problem.output();
+        for pixel in 0..size[0] * size[1] {
+            let at = (2 * 32 + 5) * size[0] * size[1] + pixel;
+            let before = std::mem::replace(&mut data.x[at], bad);
+            let (y, [_, gw, _]) = problem.run(&data, DType::F32);
+            data.x[at] = before;
+            let meets = |out: usize, pixel: usize| (out..out + 3).contains(&(pixel + padding));
+            for (index, y) in y.iter().enumerate() {
+                let (image, p, q) = (index / (32 * oh * ow), index / ow % oh, index % ow);
+                let hit = image == 2 && meets(p, pixel / size[1]) && meets(q, pixel % size[1]);
+                assert_eq!(!y.is_finite(), hit, "{problem:?}, pixel {pixel}, output {index}: {y}");
+            }
+            assert!(gw.iter().any(|g| !g.is_finite()), "{problem:?}, pixel {pixel}");
+        }
+    }
+}
+
+#[test]
 fn strided_arguments_are_read_where_they_are() {
     let problem = problem([2, 3, 6, 5], [4, 3, 3, 3], [1, 1, 1, 1], false);
     let data = problem.data(0);
