@@ -13,8 +13,10 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         Some(seconds) => seconds,
         None => parts(text).ok_or_else(refuse)?,
     };
-    let holds = seconds > 0.0 && seconds <= MOST_DAYS * 86_400.0;
-    if holds { Ok(Duration::from_secs_f64(seconds)) } else { Err(refuse()) }
+    // Kept as nanoseconds, of which there must be one.
+    let kept = Duration::try_from_secs_f64(seconds).map_err(|_| refuse())?;
+    let holds = !kept.is_zero() && seconds <= MOST_DAYS * 86_400.0;
+    if holds { Ok(kept) } else { Err(refuse()) }
 }
 
 /// Numbers with units, summed; the units from the longest on, each at most once.
@@ -55,7 +57,7 @@ mod tests {
     fn anything_else_is_refused_with_what_is_expected() {
         for text in [
             "", "h", "6 h", "6x", "6hours", "30m1h", "1h1h", "0", "0s", "-5", "-5m", "nan", "inf", "1e400", "5000d",
-            "1..5h", "6µ",
+            "1..5h", "6µ", "1e-10",
         ] {
             let reason = parse(text).expect_err(text);
             assert!(reason.starts_with(&format!("`{text}` is no time; write 6h, 90m, 45s")), "{reason}");

@@ -232,6 +232,30 @@ fn float32_sums_lose_no_accuracy_with_depth() {
 }
 
 #[test]
+fn a_gradient_that_is_tracked_alone_is_the_same() {
+    for (index, problem) in problems().into_iter().enumerate() {
+        let data = problem.data(index);
+        for dtype in [DType::F32, DType::F64] {
+            let (_, [gx, gw, _]) = problem.run(&data, dtype);
+            let tensor = |v: &[f64], shape: &[usize]| {
+                Tensor::from_slice(v, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+            };
+            let (x, w) = (tensor(&data.x, &problem.x), tensor(&data.w, &problem.w));
+            let cotangent = tensor(&problem.cotangent(), &problem.output());
+            let gradient = |y: Tensor, of: &Var| {
+                let grads = (y * &cotangent).unwrap().sum_all().unwrap().backward().unwrap();
+                values(grads.get(of).unwrap())
+            };
+            let (vx, vw) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&w).unwrap());
+            let alone = gradient(conv2d(&vx, &w, None, problem.config).unwrap(), &vx);
+            assert_eq!(alone, gx, "{problem:?} {dtype:?} ∂x");
+            let alone = gradient(conv2d(&x, &vw, None, problem.config).unwrap(), &vw);
+            assert_eq!(alone, gw, "{problem:?} {dtype:?} ∂w");
+        }
+    }
+}
+
+#[test]
 fn strided_arguments_are_read_where_they_are() {
     let problem = problem([2, 3, 6, 5], [4, 3, 3, 3], [1, 1, 1, 1], false);
     let data = problem.data(0);

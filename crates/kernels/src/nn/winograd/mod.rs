@@ -260,12 +260,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_stays_to_be_seen() {
-        let g = geometry([2, 2], 1, [6, 7], padded(1));
-        let [mut x, w, gy] = data::<f32>(&g);
-        x[10] = f32::NAN;
-        assert!(forward(&g, &x, &w, None).iter().any(|y| y.is_nan()));
-        let (_, gw) = backward(&g, &x, &w, &gy, Want { x: false, weight: true });
-        assert!(gw.unwrap().iter().any(|v| v.is_nan()));
+    fn a_pixel_that_is_not_finite_reaches_its_outputs_and_no_others() {
+        // Tiles add and subtract pixels: none may cancel, nor spread over a whole tile.
+        for (size, padding, bad) in [([9, 7], 1, f32::NAN), ([6, 8], 0, f32::INFINITY), ([5, 6], 2, f32::NEG_INFINITY)]
+        {
+            let g = geometry([2, 3], 2, size, padded(padding));
+            let [x, w, gy] = data::<f32>(&g);
+            for pixel in 0..g.plane() {
+                let mut x = x.clone();
+                x[g.image() + pixel] = bad;
+                let meets = |out: usize, pixel: usize| (out..out + 3).contains(&(pixel + padding));
+                for (index, y) in forward(&g, &x, &w, None).iter().enumerate() {
+                    let (image, p, q) = (index / (g.c_out * g.map()), index / g.ow % g.oh, index % g.ow);
+                    let hit = image == 1 && meets(p, pixel / g.width) && meets(q, pixel % g.width);
+                    assert_eq!(!y.is_finite(), hit, "{g:?}, pixel {pixel}, output {index}: {y}");
+                }
+                let (_, gw) = backward(&g, &x, &w, &gy, Want { x: false, weight: true });
+                assert!(gw.unwrap().iter().any(|v| !v.is_finite()), "{g:?}, pixel {pixel}");
+            }
+        }
     }
 }

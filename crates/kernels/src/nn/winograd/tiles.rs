@@ -1,4 +1,4 @@
-//! Transforms of Winograd's F(2×2, 3×3), a map of pixels or a row of filters at a time.
+//! Transforms of Winograd's F(2×2, 3×3), a map of pixels or of outputs at a time.
 //!
 //! A tile has 4×4 pixels and lies two pixels from its neighbours, so rows of pixels are split by parity: entry `t` of the even
 //! ones and of the odd ones are the columns `2t` and `2t + 1` of tile `t`, and entry `t + 1` its columns 2 and 3.
