@@ -292,7 +292,7 @@ impl Flow {
     /// A result has then 48 bits: of the ops that get it, this one, [`Flow::batch_norm_train`], [`Flow::max_pool2d`],
     /// [`Flow::add`] and [`Flow::add_relu`] compute in float64 with all of them and keep as many; all others, and the
     /// backward pass, take the rounded numbers. So a chain of such ops decides about the gates of its rectifiers as float64
-    /// does. The forward pass takes about twice as long as [`conv2d`]'s.
+    /// does. The forward pass takes up to twice as long as [`conv2d`]'s.
     ///
     /// It is [`Flow::conv2d`] in float64, on a card, for depthwise kernels, and where nobody asks for gradients.
     ///
