@@ -57,7 +57,7 @@ pub(crate) struct RunArguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Cells and trials of a suite, what is done and what is outstanding; runs nothing
+    /// Cells and trials of a suite, what is done and what is outstanding; trains nothing
     Plan {
         /// Name of a suite or path of a suite file
         #[arg(long, value_name = "NAME|FILE")]

@@ -1,6 +1,7 @@
 //! `--trial-timeout`: a trial that runs past it is ended and recorded, the grid goes on, and a later run goes on from its
 //! checkpoint to the same weights.
-#![cfg(unix)]
+// Children are found by Linux's account of processes.
+#![cfg(target_os = "linux")]
 
 mod common;
 

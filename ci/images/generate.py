@@ -288,7 +288,7 @@ def write_drawn(out):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: generate.py OUT_DIR")
     if int(PIL.__version__.split(".")[0]) > 12:
         sys.exit(f"generate.py: Pillow {PIL.__version__} resizes in another order; install 'pillow<13'")

@@ -231,7 +231,7 @@ def evaluation(w):
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     writer = Writer(sys.argv[1], int(sys.argv[2]) if len(sys.argv) == 3 else 0)
     for part in (distances, covariances, transport, graphs, losses, part_contrast, evaluation, functions):

@@ -109,7 +109,8 @@ pub(crate) fn plan(
     let estimate = estimate(&latest, &selected, outstanding.len(), places[0]);
     text += &estimate;
     text.push('\n');
-    if estimate.is_empty() && chosen.is_cpu() && unfit.is_none() {
+    // Where a run would have to be asked for, trials that are done do not change that.
+    if (estimate.is_empty() || asked_device == "auto") && chosen.is_cpu() && unfit.is_none() {
         text += &long_on_cpu(&outstanding, &plan, asked_device)?;
     }
     text += &decoded_images(needs.values(), &cache);

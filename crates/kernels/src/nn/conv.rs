@@ -163,7 +163,9 @@ impl Conv {
     /// Gradients in `x` and `weight`, those of them that are wanted.
     fn backward<T: Real>(&self, x: &[T], w: &[T], gy: &[T], want: Want) -> (Option<Vec<T>>, Option<Vec<T>>) {
         let g = &self.geometry;
-        if g.is_depthwise() {
+        if !want.x && !want.weight {
+            (None, None)
+        } else if g.is_depthwise() {
             depthwise::backward(g, x, w, gy, want)
         } else if strided::applies(g) {
             // The pixels are for the filter gradient alone.

@@ -13,7 +13,7 @@ use super::product::{product, product_into, product_rows, rows, transposed, unwr
 const COLUMNS: usize = 256;
 /// Pieces of the batch over which the filter gradient is accumulated; fixed, so that sums never depend on threads.
 const PIECES: usize = 8;
-/// The same for filters of many values, whose partial gradients would cost more to clear and add than they gain.
+/// The same for filters of many values, whose partial gradients would cost more to write and add than they gain.
 const LARGE_PIECES: usize = 4;
 /// Values of such a filter.
 const LARGE: usize = 256 * 1024;

@@ -107,19 +107,15 @@ impl Part<'_> {
     ) {
         let (tiles, inputs, outputs) = (self.tiles(), self.g.c_in, self.g.c_out);
         let Parts { x, gy, maps } = parts;
-        // SAFETY: as the caller promises.
-        let of = |buffer: &[MaybeUninit<T>], point: usize, channels: usize| unsafe {
-            let from = point * channels * tiles;
-            std::slice::from_raw_parts(buffer[from..from + channels * tiles].as_ptr().cast::<T>(), channels * tiles)
-        };
         let in_maps = |(point, to, w): (usize, &mut [MaybeUninit<T>], &[MaybeUninit<T>])| {
             // SAFETY: as the caller promises.
-            let w = unsafe { w.assume_init_ref() };
-            let gy = of(gy, point, outputs);
+            let (w, gy) = unsafe { (w.assume_init_ref(), matrix(gy, point, outputs * tiles)) };
             product_into((inputs, tiles, outputs), (to, tiles), (w, transposed(inputs)), (gy, rows(tiles)));
         };
         let in_sums = |(point, to): (usize, &mut [MaybeUninit<T>])| {
-            let (gy, x) = ((of(gy, point, outputs), rows(tiles)), (of(x, point, inputs), transposed(tiles)));
+            // SAFETY: as the caller promises.
+            let (gy, x) = unsafe { (matrix(gy, point, outputs * tiles), matrix(x, point, inputs * tiles)) };
+            let (gy, x) = ((gy, rows(tiles)), (x, transposed(tiles)));
             let size = (outputs, inputs, tiles);
             if self.images.start == 0 {
                 product_into(size, (to, inputs), gy, x);
@@ -146,4 +142,13 @@ impl Part<'_> {
             wide(InputGradients { from, tiling: self.tiling, to });
         });
     }
+}
+
+/// One of the sixteen matrices of `len` numbers.
+///
+/// # Safety
+/// It must be written.
+unsafe fn matrix<T>(buffer: &[MaybeUninit<T>], point: usize, len: usize) -> &[T] {
+    // SAFETY: as the caller promises.
+    unsafe { buffer[point * len..][..len].assume_init_ref() }
 }

@@ -36,7 +36,7 @@ const CHANNELS: usize = 32;
 const TILES: usize = 64;
 /// Products of the definition that pay for three passes in place of one.
 const WORK: usize = 128 * 1024 * 1024;
-/// Bytes of a transformed part of the batch, so that its tiles stay in the processor's caches.
+/// Bytes of a transformed part of the batch, which has at least an image, so that its tiles stay in the processor's caches.
 const BYTES: usize = 4 * 1024 * 1024;
 /// Rows that a task transforms.
 const ROWS: usize = 8;
