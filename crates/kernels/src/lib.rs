@@ -8,6 +8,7 @@ pub mod cotap;
 #[cfg(any(test, feature = "cuda"))]
 mod cuda;
 pub mod error;
+mod even;
 pub mod host;
 #[cfg(any(test, feature = "cuda"))]
 pub mod images;

@@ -7,6 +7,7 @@ use super::buffers::{Held, Real, by_storage, check_activations, fresh, slice_of}
 use super::flow::{Arg, Flow, apply_pairs, apply1, apply2};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::pair::{self, Pair};
+use crate::even::Even;
 use crate::{Error, Result};
 
 /// Values that one task handles.
@@ -71,7 +72,7 @@ fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
 /// The gradient where the result is above 0, else 0.
 fn masked<T: Real>(y: &[T], gy: Gradient<T>) -> Gradient<'static, T> {
     let mut g = gy.into_vec();
-    g.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(g, y)| {
+    g.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).evenly(1).for_each(|(g, y)| {
         g.iter_mut().zip(y).for_each(|(g, y)| *g = if *y > T::ZERO { *g } else { T::ZERO });
     });
     Gradient::Alone(g)

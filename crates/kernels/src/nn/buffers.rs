@@ -7,11 +7,12 @@ use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor, WithDT
 use rayon::prelude::*;
 
 use super::math::Smooth;
-use super::product::Close;
+use super::product::Products;
+use crate::even::Even;
 use crate::{Error, Result};
 
 /// A float type that the training ops compute in.
-pub(crate) trait Real: WithDType + Smooth + Close {
+pub(crate) trait Real: WithDType + Smooth + Products {
     /// 0.
     const ZERO: Self;
     /// 1.
@@ -89,7 +90,7 @@ pub(crate) unsafe fn fresh<T: Real>(
 ) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     let rest: &mut [MaybeUninit<T>] = &mut values.spare_capacity_mut()[..len];
-    rest.par_chunks_mut(chunk).enumerate().with_min_len(chunks).for_each(|(index, chunk)| fill(index, chunk));
+    rest.par_chunks_mut(chunk).enumerate().evenly(chunks).for_each(|(index, chunk)| fill(index, chunk));
     // SAFETY: the capacity is at least `len`, the chunks cover the first `len` numbers, and `fill` writes all of a chunk.
     unsafe { values.set_len(len) };
     values

@@ -9,6 +9,7 @@ use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::moments::{lanes, lanes2};
 use super::pointwise::logistic;
 use super::wide::{Loop, wide};
+use crate::even::Even;
 use crate::{Error, Result};
 
 /// Batch, channels, pixels of a map.
@@ -87,7 +88,7 @@ impl CustomOp1 for GlobalMean {
         let y = by_storage!(x, T => {
             let n = self.map as f64;
             let mean = |map: &[T]| T::down(lanes(map, |v| v.up()) / n);
-            let y: Vec<T> = slice_of::<T>(x, lx)?.par_chunks(self.map).with_min_len(8).map(mean).collect();
+            let y: Vec<T> = slice_of::<T>(x, lx)?.par_chunks(self.map).evenly(8).map(mean).collect();
             Ok(T::to_cpu_storage_owned(y))
         })?;
         Ok((y, Shape::from((self.batch, self.channels))))
@@ -109,7 +110,7 @@ impl Derivative for GlobalMean {
     fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
         let share = T::down(1.0 / self.map as f64);
         let mut gx = zeros::<T>(args[0].len());
-        let maps = gx.par_chunks_mut(self.map).zip(gy.par_iter()).with_min_len(8);
+        let maps = gx.par_chunks_mut(self.map).zip(gy.par_iter()).evenly(8);
         maps.for_each(|(gx, gy)| gx.fill(*gy * share));
         [Some(Gradient::Alone(gx)), None, None]
     }
@@ -131,7 +132,7 @@ impl Derivative for Gated {
     fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
         let [x, gate, _] = args;
         let mut g = gy.into_vec();
-        let maps = g.par_chunks_mut(self.map).zip(x.par_chunks(self.map)).zip(gate.par_iter()).with_min_len(8);
+        let maps = g.par_chunks_mut(self.map).zip(x.par_chunks(self.map)).zip(gate.par_iter()).evenly(8);
         let slopes: Vec<T> = maps
             .map(|((g, x), gate)| {
                 let s = logistic(*gate);
@@ -177,7 +178,7 @@ impl CustomOp2 for Gated {
         let y = by_storage!(x, T => {
             let (x, gate) = (slice_of::<T>(x, lx)?, slice_of::<T>(gate, lg)?);
             let mut y = zeros::<T>(x.len());
-            let maps = y.par_chunks_mut(self.map).zip(x.par_chunks(self.map)).zip(gate.par_iter()).with_min_len(8);
+            let maps = y.par_chunks_mut(self.map).zip(x.par_chunks(self.map)).zip(gate.par_iter()).evenly(8);
             maps.for_each(|((y, x), gate)| {
                 let s = logistic(*gate);
                 y.iter_mut().zip(x).for_each(|(y, x)| *y = *x * s);
@@ -221,7 +222,7 @@ impl Derivative for ScaledResidual {
             let mut gx = zeros::<T>(x.len());
             let maps = gx.par_chunks_mut(self.map).zip(x.par_chunks(self.map)).zip(gy.par_chunks(self.map));
             let shares: Vec<f64> = maps
-                .with_min_len(8)
+                .evenly(8)
                 .enumerate()
                 .map(|(index, ((gx, x), gy))| wide(Scaled { x, gy, gx, scale: scale[index % self.channels] }))
                 .collect();
@@ -269,7 +270,7 @@ impl CustomOp3 for ScaledResidual {
             let (s, x, scale) = (slice_of::<T>(shortcut, ls)?, slice_of::<T>(x, lx)?, slice_of::<T>(scale, lc)?);
             let (map, image) = (self.map, self.channels * self.map);
             let mut y = zeros::<T>(x.len());
-            y.par_chunks_mut(image).zip(s.par_chunks(image).zip(x.par_chunks(image))).for_each(|(y, (s, x))| {
+            y.par_chunks_mut(image).zip(s.par_chunks(image).zip(x.par_chunks(image))).evenly(1).for_each(|(y, (s, x))| {
                 for (((y, s), x), scale) in y.chunks_mut(map).zip(s.chunks(map)).zip(x.chunks(map)).zip(scale) {
                     y.iter_mut().zip(s.iter().zip(x)).for_each(|(y, (s, x))| *y = *s + *scale * *x);
                 }

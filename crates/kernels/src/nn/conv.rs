@@ -11,6 +11,7 @@ use super::moments::MapSum;
 use super::pair::Pair;
 use super::wide::wide;
 use super::{ConvLibrary, conv_pairs, dense, depthwise, merged, strided, winograd};
+use crate::even::Even;
 use crate::{Error, Result};
 
 const OP: &str = "conv2d";
@@ -189,7 +190,7 @@ impl Conv {
             let maps = (0..g.batch).map(|b| (b * g.c_out + o) * map);
             T::down(maps.map(|at| wide(MapSum { x: &gy[at..at + map] })).sum())
         };
-        (0..g.c_out).into_par_iter().map(sum_of).collect()
+        (0..g.c_out).into_par_iter().evenly(1).map(sum_of).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use super::buffers::{Real, fresh};
 use super::columns::Geometry;
 use super::conv::Want;
 use super::product::{product, product_into, product_rows, rows, transposed, unwritten};
+use crate::even::Even;
 
 /// Columns that a matrix product should at least have: small maps are put side by side.
 const COLUMNS: usize = 256;
@@ -178,6 +179,7 @@ pub(super) unsafe fn by_pieces<T: Real>(
     let partial: Vec<Option<Vec<T>>> = slices
         .into_par_iter()
         .enumerate()
+        .evenly(1)
         .map(|(index, gx)| {
             let first = index * piece;
             let mut gw = want.weight.then(|| Vec::with_capacity(weights));
@@ -194,7 +196,7 @@ pub(super) unsafe fn by_pieces<T: Real>(
         let mut parts = partial.into_iter().flatten();
         let mut sum = parts.next().unwrap_or_else(|| vec![T::ZERO; weights]);
         let rest: Vec<Vec<T>> = parts.collect();
-        sum.par_chunks_mut(CHUNK).enumerate().for_each(|(index, sum)| {
+        sum.par_chunks_mut(CHUNK).enumerate().evenly(1).for_each(|(index, sum)| {
             for part in &rest {
                 sum.iter_mut().zip(&part[index * CHUNK..]).for_each(|(sum, part)| *sum += *part);
             }

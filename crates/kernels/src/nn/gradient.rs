@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffers::{Held, Real, by_dtype, copied};
+use crate::even::Even;
 
 /// Values that one task adds.
 const CHUNK: usize = 16 * 1024;
@@ -61,7 +62,7 @@ impl<T: Real> Gradient<'static, T> {
     fn plus(self, other: Self) -> Self {
         let (to, from) = if matches!(self, Self::Alone(_)) { (self, other) } else { (other, self) };
         let mut to = to.into_vec();
-        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
+        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).evenly(1).for_each(|(to, from)| {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += *from);
         });
         Self::Alone(to)

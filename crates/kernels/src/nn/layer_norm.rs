@@ -8,6 +8,7 @@ use super::flow::{Arg, Flow, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::layer_pieces::{Backward, Forward, Moments, Piece};
 use super::wide::wide;
+use crate::even::Even;
 use crate::{Error, Result};
 
 const OP: &str = "layer_norm";
@@ -116,7 +117,7 @@ impl LayerNorm {
     fn find_moments<T: Real>(&self, x: &[T], eps: f64) -> Vec<[f64; 2]> {
         let len = self.piece_len();
         let mut moments = vec![[0.0; 2]; self.outer * self.inner];
-        let pieces = moments.par_chunks_mut(len / self.channels).zip(x.par_chunks(len));
+        let pieces = moments.par_chunks_mut(len / self.channels).zip(x.par_chunks(len)).evenly(1);
         pieces.for_each(|(moments, x)| wide(Moments { piece: self.piece(), x, eps, moments }));
         moments
     }
@@ -141,6 +142,7 @@ impl LayerNorm {
             .par_chunks_mut(len)
             .zip(x.par_chunks(len))
             .zip(self.moments.par_chunks(len / self.channels))
+            .evenly(1)
             .map(|((g, x), moments)| {
                 let mut sums = vec![[0.0; 2]; self.channels];
                 wide(Backward { piece: self.piece(), x, g, moments, gamma, sums: &mut sums });

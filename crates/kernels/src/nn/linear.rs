@@ -1,23 +1,18 @@
-//! Linear maps of tokens by matrix products whose pieces depend on the shape alone.
+//! Linear maps of tokens.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::buffers::{Real, beside, by_storage, check_activations, fresh, slice_of};
+use super::buffers::{Real, beside, by_storage, check_activations, slice_of};
 use super::conv::Want;
 use super::flow::{Arg, Flow, apply3};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
-use super::product::{product, product_into, rows, transposed};
+use super::product::{product_on_threads, rows, transposed};
 use super::wide::{Loop, wide};
+use crate::even::Even;
 use crate::{Error, Result};
 
 const OP: &str = "linear";
-/// Tokens of a piece, at least and at most: every piece reorders the whole weight once.
-const TOKENS: [usize; 2] = [128, 400];
-/// Outputs of a piece of the weight's gradient, at least and at most: every piece reorders all tokens once.
-const OUTPUTS: [usize; 2] = [192, 384];
-/// Pieces that either of them should have.
-const PIECES: usize = 4;
 /// Tokens of a piece of the bias's gradient.
 const BIAS_TOKENS: usize = 256;
 
@@ -65,59 +60,21 @@ struct Linear {
 }
 
 impl Linear {
-    /// Tokens of a piece, by the shape alone.
-    fn piece(&self) -> usize {
-        self.tokens.div_ceil(PIECES).next_multiple_of(8).clamp(TOKENS[0], TOKENS[1])
-    }
-
     fn forward<T: Real>(&self, x: &[T], w: &[T], b: &[T]) -> Vec<T> {
         let Self { tokens, inputs, outputs } = *self;
-        let piece = self.piece();
-        // SAFETY: a chunk is whole rows, each of which is first written with the bias.
-        unsafe {
-            fresh(tokens * outputs, (piece * outputs, 1), |index, y| {
-                for row in y.chunks_mut(outputs) {
-                    row.write_copy_of_slice(b);
-                }
-                // SAFETY: as above, all of it is written.
-                let y = y.assume_init_mut();
-                let size = (y.len() / outputs, outputs, inputs);
-                let x = &x[index * piece * inputs..];
-                product(size, (y, outputs), true, (x, rows(inputs)), (w, transposed(inputs)));
-            })
-        }
+        product_on_threads((tokens, outputs, inputs), (x, rows(inputs)), (w, transposed(inputs)), Some(b))
     }
 
     fn backward<T: Real>(&self, x: &[T], w: &[T], gy: &[T], want: Want) -> (Option<Vec<T>>, Option<Vec<T>>) {
         let Self { tokens, inputs, outputs } = *self;
-        let gx = want.x.then(|| {
-            let piece = self.piece();
-            // SAFETY: a chunk is whole rows of `inputs` numbers, all of which the product writes.
-            unsafe {
-                fresh(tokens * inputs, (piece * inputs, 1), |index, gx| {
-                    let size = (gx.len() / inputs, inputs, outputs);
-                    let gy = &gy[index * piece * outputs..];
-                    product_into(size, (gx, inputs), (gy, rows(outputs)), (w, rows(inputs)));
-                })
-            }
-        });
-        let gw = want.weight.then(|| {
-            let piece = outputs.div_ceil(PIECES).next_multiple_of(8).clamp(OUTPUTS[0], OUTPUTS[1]);
-            // SAFETY: a chunk is whole rows of `inputs` numbers, all of which the product writes.
-            unsafe {
-                fresh(outputs * inputs, (piece * inputs, 1), |index, gw| {
-                    let size = (gw.len() / inputs, inputs, tokens);
-                    let gy = &gy[index * piece..];
-                    product_into(size, (gw, inputs), (gy, transposed(outputs)), (x, rows(inputs)));
-                })
-            }
-        });
-        (gx, gw)
+        let gx = || product_on_threads((tokens, inputs, outputs), (gy, rows(outputs)), (w, rows(inputs)), None);
+        let gw = || product_on_threads((outputs, inputs, tokens), (gy, transposed(outputs)), (x, rows(inputs)), None);
+        (want.x.then(gx), want.weight.then(gw))
     }
 
     /// `Σ gy` over the tokens, in float64.
     fn bias_gradient<T: Real>(&self, gy: &[T]) -> Vec<T> {
-        let pieces = gy.par_chunks(BIAS_TOKENS * self.outputs);
+        let pieces = gy.par_chunks(BIAS_TOKENS * self.outputs).evenly(1);
         let partial: Vec<Vec<f64>> = pieces.map(|gy| wide(RowSum { rows: gy, width: self.outputs })).collect();
         let mut sums = vec![0.0; self.outputs];
         for part in &partial {

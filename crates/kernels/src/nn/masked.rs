@@ -8,6 +8,7 @@ use super::channels::check;
 use super::flow::{Arg, Flow, apply2};
 use super::gradient::{Derivative, Gradient, Gradients};
 use crate::Result;
+use crate::even::Even;
 
 /// A value times a mask of its shape, or of one number an image.
 struct Masked;
@@ -35,7 +36,7 @@ impl CustomOp2 for Masked {
 
 fn mask_in_place<T: Real>(values: &mut [T], mask: &[T]) {
     let each = values.len() / mask.len();
-    values.par_chunks_mut(each).zip(mask).with_min_len(16 * 1024 / each + 1).for_each(|(values, mask)| {
+    values.par_chunks_mut(each).zip(mask).evenly(16 * 1024 / each + 1).for_each(|(values, mask)| {
         values.iter_mut().for_each(|v| *v *= *mask);
     });
 }

@@ -4,11 +4,11 @@
 use super::buffers::{Real, fresh};
 use super::columns::Geometry;
 use super::conv::Want;
-use super::product::{product_into, product_rows, rows, transposed};
+use super::product::{product_on_threads, product_rows, rows, transposed};
 
 /// Maps of fewer pixels than this are merged.
 const SMALL: usize = 128;
-/// Rows of a result that one task computes at least, and tasks at most.
+/// Rows of an output that one task computes at least, and tasks at most.
 const ROWS: usize = 128;
 const TASKS: usize = 4;
 
@@ -82,27 +82,12 @@ pub(super) fn backward<T: Real>(
     let (width, inputs, outputs) = (g.batch * g.map(), g.c_in, g.c_out);
     let gy = gather(gy, outputs, g.map());
     let gx = want.x.then(|| {
-        let task = rows_of_task(inputs);
-        // SAFETY: a product writes all of its result.
-        let gx = unsafe {
-            fresh(inputs * width, (task * width, 1), |index, gx| {
-                let size = (gx.len() / width, width, outputs);
-                product_into(size, (gx, width), (&w[index * task..], transposed(inputs)), (&gy, rows(width)));
-            })
-        };
+        let gx = product_on_threads((inputs, width, outputs), (w, transposed(inputs)), (&gy, rows(width)), None);
         scatter(&gx, inputs, g.map(), None)
     });
     let gw = want.weight.then(|| {
         let x = gather(x, inputs, g.map());
-        let task = rows_of_task(outputs);
-        // SAFETY: a product writes all of its result.
-        unsafe {
-            fresh(outputs * inputs, (task * inputs, 1), |index, gw| {
-                let size = (gw.len() / inputs, inputs, width);
-                let gy = &gy[index * task * width..];
-                product_into(size, (gw, inputs), (gy, rows(width)), (&x, transposed(width)));
-            })
-        }
+        product_on_threads((outputs, inputs, width), (&gy, rows(width)), (&x, transposed(width)), None)
     });
     (gx, gw)
 }

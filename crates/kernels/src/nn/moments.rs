@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::buffers::{Real, beside, check_activations};
 use super::wide::{Loop, wide};
+use crate::even::Even;
 use crate::{Error, Result};
 
 /// Name of the op in errors.
@@ -69,7 +70,7 @@ impl Sizes {
             let squares: f64 = self.maps(c).map(|at| wide(MapSquares { x: &x[at], mean })).sum();
             (mean, squares / count)
         };
-        (0..self.channels).into_par_iter().map(of).collect()
+        (0..self.channels).into_par_iter().evenly(1).map(of).collect()
     }
 }
 

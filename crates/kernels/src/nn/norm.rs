@@ -12,6 +12,7 @@ use super::norm_pairs;
 use super::norm_pieces::{Line, Share, Slope, Sums};
 use super::pair::Pair;
 use super::wide::wide;
+use crate::even::Even;
 use crate::{Error, Result, host};
 
 /// Values that one task handles at least.
@@ -274,7 +275,7 @@ impl Norm {
         let Sizes { channels, map, .. } = self.sizes;
         let maps = g.par_chunks_mut(map).zip(x.par_chunks(map)).zip(y.par_chunks(map)).enumerate();
         let shares: Vec<Sums> = maps
-            .with_min_len(self.maps_of_task())
+            .evenly(self.maps_of_task())
             .map(|(index, ((g, x), y))| {
                 wide(Share { x, g, y: self.relu.then_some(y), mean: self.mean[index % channels] })
             })
@@ -305,7 +306,7 @@ impl Norm {
                 [T::down(scale), T::down(slope), T::down(shift - slope * rest), mean]
             })
             .collect();
-        let maps = g.par_chunks_mut(map).zip(x.par_chunks(map)).enumerate().with_min_len(self.maps_of_task());
+        let maps = g.par_chunks_mut(map).zip(x.par_chunks(map)).enumerate().evenly(self.maps_of_task());
         maps.for_each(|(index, (g, x))| wide(Slope { x, g, line: lines[index % channels] }));
         g
     }

@@ -7,6 +7,7 @@ use super::buffers::Real;
 use super::moments::Sizes;
 use super::pair::{Pair, Pairs, Target, fresh_pairs, joined};
 use super::wide::{Loop, wide};
+use crate::even::Even;
 
 /// Mean and biased variance of each channel.
 pub(super) fn moments(sizes: Sizes, high: &[f32], rest: &[f32]) -> Vec<(f64, f64)> {
@@ -18,7 +19,7 @@ pub(super) fn moments(sizes: Sizes, high: &[f32], rest: &[f32]) -> Vec<(f64, f64
         let mean = sum(None) / count;
         (mean, sum(Some(mean)) / count)
     };
-    (0..sizes.channels).into_par_iter().map(of).collect()
+    (0..sizes.channels).into_par_iter().evenly(1).map(of).collect()
 }
 
 /// `Σ v` of a map, or `Σ (v − mean)²`.

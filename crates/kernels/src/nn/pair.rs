@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::buffers::Real;
 use super::wide::Loop;
+use crate::even::Even;
 
 /// Numbers as pairs: rounded, and what rounding left over.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ pub(super) unsafe fn fresh_pairs(
 ) -> Pairs {
     let (mut high, mut rest) = (Vec::with_capacity(len), Vec::with_capacity(len));
     let parts = high.spare_capacity_mut()[..len].par_chunks_mut(chunk);
-    let parts = parts.zip(rest.spare_capacity_mut()[..len].par_chunks_mut(chunk)).enumerate().with_min_len(chunks);
+    let parts = parts.zip(rest.spare_capacity_mut()[..len].par_chunks_mut(chunk)).enumerate().evenly(chunks);
     parts.for_each(|(index, (high, rest))| fill(index, Target { high, rest }));
     // SAFETY: the capacities are at least `len`, the chunks cover the first `len` numbers of each, and `fill` writes all of
     // a chunk.

@@ -10,6 +10,7 @@ use super::flow::{Flow, apply1};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::wide::{Loop, wide};
 use crate::Result;
+use crate::even::Even;
 
 /// Values that one task handles.
 const CHUNK: usize = 16 * 1024;
@@ -116,7 +117,7 @@ impl Activation {
 impl Derivative for Activation {
     fn gradients<T: Real>(&self, args: [&[T]; 3], _: &[T], gy: Gradient<T>, _: [bool; 3]) -> Gradients<T> {
         let mut g = gy.into_vec();
-        let pieces = g.par_chunks_mut(CHUNK).zip(args[0].par_chunks(CHUNK));
+        let pieces = g.par_chunks_mut(CHUNK).zip(args[0].par_chunks(CHUNK)).evenly(1);
         pieces.for_each(|(g, x)| wide(Slopes { kind: *self, x, g }));
         [Some(Gradient::Alone(g)), None, None]
     }

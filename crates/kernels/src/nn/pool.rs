@@ -8,6 +8,7 @@ use super::flow::{Arg, Flow, apply_pairs, apply1};
 use super::gradient::{Derivative, Gradient, Gradients, on_tensors};
 use super::pair::{Join, Pair, Pairs, Split, fresh_pairs};
 use super::wide::wide;
+use crate::even::Even;
 use crate::{Error, Result};
 
 const OP: &str = "max_pool2d";
@@ -94,7 +95,7 @@ impl MaxPool {
     fn forward<T: Real>(&self, x: &[T]) -> Vec<T> {
         let (plane, map) = (self.height * self.width, self.oh * self.ow);
         let mut y = zeros::<T>(self.batch * self.channels * map);
-        y.par_chunks_mut(map).zip(x.par_chunks(plane)).with_min_len(8).for_each(|(y, x)| {
+        y.par_chunks_mut(map).zip(x.par_chunks(plane)).evenly(8).for_each(|(y, x)| {
             T::with_scratch(self.width, |row| self.forward_map(x, y, row));
         });
         y
@@ -144,7 +145,7 @@ impl MaxPool {
         gx.par_chunks_mut(plane)
             .zip(x_slice.par_chunks(plane))
             .zip(y_slice.par_chunks(map).zip(gy_slice.par_chunks(map)))
-            .with_min_len(8)
+            .evenly(8)
             .for_each(|((gx, x), (y, gy))| {
                 for oy in 0..self.oh {
                     for ox in 0..self.ow {

@@ -15,6 +15,7 @@ use crate::Result;
 use crate::cuda::tensors::optim::{Entry, Factor, Kept, Step, step};
 #[cfg(feature = "cuda")]
 use crate::cuda::train::optim::Adam;
+use crate::even::Even;
 use crate::nn::buffers::{Held, Real, by_dtype};
 use crate::nn::wide::{Loop, wide};
 
@@ -289,7 +290,7 @@ impl Rule {
     /// Updates values, first and second moments in place.
     fn apply<T: Real>(&self, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
         let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
-        chunks.zip(g.par_chunks(CHUNK)).for_each(|(((p, m), v), g)| wide(Update { rule: self, p, m, v, g }));
+        chunks.zip(g.par_chunks(CHUNK)).evenly(1).for_each(|(((p, m), v), g)| wide(Update { rule: self, p, m, v, g }));
     }
 }
 

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::{check_at_least, on_cpu, take_state, usable, with_values};
 use crate::Result;
+use crate::even::Even;
 use crate::nn::buffers::{Held, Real, by_dtype};
 
 const OP: &str = "ema";
@@ -62,7 +63,7 @@ impl Ema {
                 let held = Held::new(&new);
                 let new = held.slice::<T>()?;
                 with_values::<T, ()>(average, |old| {
-                    old.par_chunks_mut(CHUNK).zip(new.par_chunks(CHUNK)).for_each(|(old, new)| {
+                    old.par_chunks_mut(CHUNK).zip(new.par_chunks(CHUNK)).evenly(1).for_each(|(old, new)| {
                         let mix = |(a, x): (&mut T, &T)| *a = T::down(decay * a.up() + (1.0 - decay) * x.up());
                         old.iter_mut().zip(new).for_each(mix);
                     });

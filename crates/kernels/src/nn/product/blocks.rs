@@ -10,19 +10,16 @@
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
-use super::Size;
-use super::tile::{LANES, ROWS, Target, Vector, tile};
+use super::panels::{pack, rows_of_tile, unwritten_vectors};
+use super::tile::{COLUMNS, LANES, PANEL, ROWS, Target, Vector, tile};
+use super::{Size, rows};
 
 /// Depth of a block, at most: deeper products are cut into equal parts.
 const DEPTH: usize = 768;
 /// Vectors of a packed block of the right factor: a quarter of a megabyte, half of a usual second cache.
 const VECTORS: usize = 8 * 1024;
-/// Vectors of columns of a panel.
-const PANEL: usize = 2;
 /// Vectors of a tile.
 const TILE: usize = ROWS * PANEL;
-/// Columns of a panel.
-const COLUMNS: usize = PANEL * LANES;
 
 /// Whether the processor can.
 pub(super) fn supported() -> bool {
@@ -78,33 +75,13 @@ impl Part {
         self.columns.div_ceil(LANES) * self.depth
     }
 
-    /// The right factor in the order in which tiles read it: panel by panel, zeros behind its last column.
-    fn pack(&self, (rhs, pitch): Matrix, packed: &mut Vec<Vector>) {
+    #[target_feature(enable = "avx2,fma")]
+    fn pack(&self, rhs: Matrix, packed: &mut Vec<Vector>) {
         if packed.len() < self.vectors() {
             packed.resize(self.vectors(), Vector::ZERO);
         }
-        let (panels, last) = packed[..self.vectors()].split_at_mut(self.columns / COLUMNS * PANEL * self.depth);
-        for row in 0..self.depth {
-            let (whole, rest) = rhs[(self.at + row) * pitch + self.first..][..self.columns].as_chunks::<COLUMNS>();
-            for (panel, from) in panels.chunks_exact_mut(PANEL * self.depth).zip(whole) {
-                let (from, _) = from.as_chunks::<LANES>();
-                for (to, from) in panel[row * PANEL..][..PANEL].iter_mut().zip(from) {
-                    to.0 = *from;
-                }
-            }
-            let vectors = rest.len().div_ceil(LANES);
-            for (to, from) in last[row * vectors..][..vectors].iter_mut().zip(rest.chunks(LANES)) {
-                *to = Vector::ZERO;
-                to.0[..from.len()].copy_from_slice(from);
-            }
-        }
-    }
-
-    /// First row and rows of a tile: all have as many, or one more.
-    fn rows_of(&self, index: usize) -> (usize, usize) {
-        let tiles = self.rows.div_ceil(ROWS);
-        let start = |index: usize| index * self.rows / tiles;
-        (start(index), start(index + 1) - start(index))
+        let packed = unwritten_vectors(&mut packed[..self.vectors()]);
+        pack((self.at, self.depth), (self.first, self.columns), (rhs.0, rows(rhs.1)), packed);
     }
 
     #[target_feature(enable = "avx2,fma")]
@@ -115,7 +92,7 @@ impl Part {
             rests.resize(tiles * each, Vector::ZERO);
         }
         for index in 0..tiles {
-            let (row, rows) = self.rows_of(index);
+            let (row, rows) = rows_of_tile(self.rows, index);
             let dst = (&mut dst[row * pitch + self.first..], pitch);
             let rests = &mut rests[index * each..][..each];
             match rows {

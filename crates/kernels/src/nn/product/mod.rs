@@ -3,20 +3,33 @@
 #[cfg(target_arch = "x86_64")]
 mod blocks;
 #[cfg(target_arch = "x86_64")]
+mod on_threads;
+#[cfg(target_arch = "x86_64")]
+mod panels;
+#[cfg(target_arch = "x86_64")]
+mod plain_tile;
+#[cfg(target_arch = "x86_64")]
 mod tile;
 
 use std::mem::MaybeUninit;
 
 use gemm::Parallelism;
 
-use super::buffers::Real;
+use super::buffers::{Real, fresh};
+
+/// Products that pay for putting the factors in order on all threads.
+const WORK: usize = 32 * 1024 * 1024;
+/// Pieces that the rows of a product are cut into where every piece packs the whole right factor, and their rows at least and
+/// at most.
+const PIECES: usize = 4;
+const ROWS: [usize; 2] = [128, 400];
 
 /// Rows and columns of a product, and its depth.
 pub(crate) type Size = (usize, usize, usize);
 
 /// A matrix inside a slice: element `(i, j)` at `i·row + j·col`.
 #[derive(Clone, Copy)]
-pub(super) struct Strides {
+pub(crate) struct Strides {
     row: usize,
     col: usize,
 }
@@ -76,13 +89,57 @@ pub(super) fn product_rows<T: Real>(
     }
 }
 
-/// Types whose matrices can be multiplied with care.
-pub(crate) trait Close: Sized {
-    /// The accurate [`product_rows`], all sizes checked.
-    fn multiply_close(size: Size, dst: (&mut [MaybeUninit<Self>], usize), lhs: (&[Self], usize), rhs: (&[Self], usize));
+/// The product as rows of `n` numbers, on all threads; each number of the `bias`, where there is one, is added to a column.
+///
+/// One of each factor's strides must be 1. Cuts depend on the sizes alone, so the bits do not depend on the number of threads.
+pub(super) fn product_on_threads<T: Real>(
+    (m, n, k): Size,
+    lhs: (&[T], Strides),
+    rhs: (&[T], Strides),
+    bias: Option<&[T]>,
+) -> Vec<T> {
+    check_factors((m, n, k), lhs, rhs);
+    assert!([lhs.1, rhs.1].iter().all(|s| s.row == 1 || s.col == 1), "a factor of two strides");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "a bias of another length");
+    T::multiply_on_threads((m, n, k), lhs, rhs, bias)
 }
 
-impl Close for f32 {
+/// [`product_on_threads`] by plain products of some rows each.
+fn by_rows<T: Real>((m, n, k): Size, lhs: (&[T], Strides), rhs: (&[T], Strides), bias: Option<&[T]>) -> Vec<T> {
+    let rows = m.div_ceil(PIECES).next_multiple_of(8).clamp(ROWS[0], ROWS[1]);
+    // SAFETY: a chunk is whole rows, which the product or, before it, the bias writes.
+    unsafe {
+        fresh(m * n, (rows * n, 1), |index, y| {
+            let (size, lhs) = ((y.len() / n, n, k), (&lhs.0[index * rows * lhs.1.row..], lhs.1));
+            match bias {
+                Some(bias) => {
+                    y.chunks_mut(n).for_each(|row| {
+                        row.write_copy_of_slice(bias);
+                    });
+                    // SAFETY: as above, all of it is written.
+                    product(size, (y.assume_init_mut(), n), true, lhs, rhs);
+                }
+                None => product_into(size, (y, n), lhs, rhs),
+            }
+        })
+    }
+}
+
+/// Types whose matrices can be multiplied in more ways than one.
+pub(crate) trait Products: Sized {
+    /// The accurate [`product_rows`], all sizes checked.
+    fn multiply_close(size: Size, dst: (&mut [MaybeUninit<Self>], usize), lhs: (&[Self], usize), rhs: (&[Self], usize));
+
+    /// [`product_on_threads`], all sizes checked.
+    fn multiply_on_threads(
+        size: Size,
+        lhs: (&[Self], Strides),
+        rhs: (&[Self], Strides),
+        bias: Option<&[Self]>,
+    ) -> Vec<Self>;
+}
+
+impl Products for f32 {
     fn multiply_close(size: Size, dst: (&mut [MaybeUninit<f32>], usize), lhs: (&[f32], usize), rhs: (&[f32], usize)) {
         #[cfg(target_arch = "x86_64")]
         if blocks::supported() {
@@ -91,20 +148,52 @@ impl Close for f32 {
         }
         run(size, dst, false, (lhs.0, rows(lhs.1)), (rhs.0, rows(rhs.1)));
     }
-}
 
-impl Close for f64 {
-    fn multiply_close(size: Size, dst: (&mut [MaybeUninit<f64>], usize), lhs: (&[f64], usize), rhs: (&[f64], usize)) {
-        run(size, dst, false, (lhs.0, rows(lhs.1)), (rhs.0, rows(rhs.1)));
+    fn multiply_on_threads(
+        size: Size,
+        lhs: (&[f32], Strides),
+        rhs: (&[f32], Strides),
+        bias: Option<&[f32]>,
+    ) -> Vec<f32> {
+        #[cfg(target_arch = "x86_64")]
+        if size.0 * size.1 * size.2 >= WORK && blocks::supported() {
+            // SAFETY: the processor has AVX2 and FMA, as asked just above.
+            return unsafe { on_threads::multiply(size, lhs, rhs, bias) };
+        }
+        by_rows(size, lhs, rhs, bias)
     }
 }
 
-/// Refuses sizes that reach beyond a slice.
-fn check<T, D>((m, n, k): Size, (dst, pitch): (&[D], usize), (lhs, ls): (&[T], Strides), (rhs, rs): (&[T], Strides)) {
-    let last = |rows: usize, cols: usize, s: Strides| (rows - 1) * s.row + (cols - 1) * s.col;
+impl Products for f64 {
+    fn multiply_close(size: Size, dst: (&mut [MaybeUninit<f64>], usize), lhs: (&[f64], usize), rhs: (&[f64], usize)) {
+        run(size, dst, false, (lhs.0, rows(lhs.1)), (rhs.0, rows(rhs.1)));
+    }
+
+    fn multiply_on_threads(
+        size: Size,
+        lhs: (&[f64], Strides),
+        rhs: (&[f64], Strides),
+        bias: Option<&[f64]>,
+    ) -> Vec<f64> {
+        by_rows(size, lhs, rhs, bias)
+    }
+}
+
+/// The last number's place in a matrix.
+fn last(rows: usize, cols: usize, s: Strides) -> usize {
+    (rows - 1) * s.row + (cols - 1) * s.col
+}
+
+/// Refuses factors that reach beyond their slices.
+fn check_factors<T>((m, n, k): Size, (lhs, ls): (&[T], Strides), (rhs, rs): (&[T], Strides)) {
     assert!(m > 0 && n > 0 && k > 0, "an empty product: {m}×{n}×{k}");
-    assert!(last(m, n, rows(pitch)) < dst.len() && (pitch >= n || m == 1), "dst is too short");
     assert!(last(m, k, ls) < lhs.len() && last(k, n, rs) < rhs.len(), "a factor is too short");
+}
+
+/// Refuses sizes that reach beyond a slice.
+fn check<T, D>((m, n, k): Size, (dst, pitch): (&[D], usize), lhs: (&[T], Strides), rhs: (&[T], Strides)) {
+    check_factors((m, n, k), lhs, rhs);
+    assert!(last(m, n, rows(pitch)) < dst.len() && (pitch >= n || m == 1), "dst is too short");
 }
 
 fn run<T: Real>(
@@ -141,5 +230,70 @@ fn run<T: Real>(
             false,
             Parallelism::None,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use random::{Axis, Seeds};
+    use testkit::tolerance::{IDENTITY_F64, PLAIN_SUM_F32};
+
+    use super::*;
+
+    fn numbers<T: Real>(index: u64, len: usize) -> Vec<T> {
+        let mut stream = Seeds::new(13).stream(Axis::Test, &[index]);
+        (0..len).map(|_| T::down(stream.normal())).collect()
+    }
+
+    fn check_on_threads<T: Real>(tolerance: f64, (m, n, k): Size, turned: [bool; 2], biased: bool) {
+        let (lhs, rhs, bias) = (numbers::<T>(1, m * k), numbers::<T>(2, k * n), numbers::<T>(3, n));
+        let strides =
+            |turned: bool, rows_: usize, columns: usize| if turned { transposed(rows_) } else { rows(columns) };
+        let (ls, rs) = (strides(turned[0], m, k), strides(turned[1], k, n));
+        let bias = biased.then_some(&bias[..]);
+        let of = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| product_on_threads::<T>((m, n, k), (&lhs, ls), (&rhs, rs), bias))
+        };
+        let got = of(1);
+        let bits = |numbers: &[T]| numbers.iter().map(|v| v.up().to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&got), bits(&of(3)), "{m}×{n}×{k}");
+        assert_eq!(got.len(), m * n);
+        for i in 0..m {
+            for j in 0..n {
+                let products = (0..k).map(|l| lhs[i * ls.row + l * ls.col].up() * rhs[l * rs.row + j * rs.col].up());
+                let (sum, size) = products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
+                let bias = bias.map_or(0.0, |bias| bias[j].up());
+                let error = (got[i * n + j].up() - sum - bias).abs() / (size + bias.abs());
+                assert!(error <= tolerance, "{m}×{n}×{k}, turned {turned:?}, ({i}, {j}): {error:e}");
+            }
+        }
+    }
+
+    fn check_all(size: Size) {
+        for turned in [[false, false], [false, true], [true, false], [true, true]] {
+            for biased in [false, true] {
+                check_on_threads::<f32>(PLAIN_SUM_F32, size, turned, biased);
+                check_on_threads::<f64>(IDENTITY_F64, size, turned, biased);
+            }
+        }
+    }
+
+    /// Sizes around tiles, panels, blocks and tasks, both orders of both factors.
+    #[test]
+    fn products_on_all_threads_are_those_of_the_definition() {
+        let sizes = [
+            (1, 1, 1),
+            (7, 5, 3),
+            (6, 16, 16),
+            (25, 33, 17),
+            (13, 8, 400),
+            (97, 24, 31),
+            (50, 200, 385),
+            (30, 330, 790),
+        ];
+        sizes.into_iter().for_each(check_all);
+        // Above what pays for putting the factors in order.
+        [(335, 331, 397), (1205, 37, 769), (48, 1040, 800)].into_iter().for_each(check_all);
     }
 }

@@ -7,6 +7,10 @@ use std::mem::MaybeUninit;
 pub(super) const ROWS: usize = 6;
 /// Numbers of a vector.
 pub(super) const LANES: usize = 8;
+/// Vectors of columns of a panel.
+pub(super) const PANEL: usize = 2;
+/// Columns of a panel.
+pub(super) const COLUMNS: usize = PANEL * LANES;
 /// Products of a chain.
 const CHAIN: usize = 16;
 /// Chains of a group. Chains, and the chains of a group, are summed without regard to rounding.
@@ -21,14 +25,30 @@ impl Vector {
     /// Zeros.
     pub(super) const ZERO: Self = Self([0.0; LANES]);
 
+    /// Up to eight numbers, then zeros.
     #[inline(always)]
-    fn load(self) -> __m256 {
+    pub(super) fn of_few(numbers: &[f32]) -> Self {
+        let mut vector = Self::ZERO;
+        vector.0[..numbers.len()].copy_from_slice(numbers);
+        vector
+    }
+
+    /// The first of at least eight numbers.
+    #[inline(always)]
+    pub(super) fn first_of(numbers: &[f32]) -> Self {
+        let mut vector = Self::ZERO;
+        vector.0.copy_from_slice(&numbers[..LANES]);
+        vector
+    }
+
+    #[inline(always)]
+    pub(super) fn load(self) -> __m256 {
         // SAFETY: both are eight floats.
         unsafe { std::mem::transmute::<[f32; LANES], __m256>(self.0) }
     }
 
     #[inline(always)]
-    fn of(numbers: __m256) -> Self {
+    pub(super) fn of(numbers: __m256) -> Self {
         // SAFETY: both are eight floats.
         Self(unsafe { std::mem::transmute::<__m256, [f32; LANES]>(numbers) })
     }

@@ -8,6 +8,7 @@ use super::filters::FilterGradients;
 use super::gradient_tiles::{GradientTiles, InputGradients};
 use super::tiles::{InputTiles, POINTS};
 use super::{Part, ROWS, filters, room};
+use crate::even::Even;
 use crate::nn::buffers::{Real, fresh};
 use crate::nn::columns::Geometry;
 use crate::nn::conv::Want;
@@ -128,15 +129,15 @@ impl Part<'_> {
         let maps: Vec<_> = maps.zip(filters.unwrap_or_default().chunks(inputs * outputs)).enumerate().collect();
         let sums: Vec<_> = sums.unwrap_or_default().chunks_mut(inputs * outputs).enumerate().collect();
         rayon::join(
-            || maps.into_par_iter().for_each(|(point, (to, w))| in_maps((point, to, w))),
-            || sums.into_par_iter().for_each(in_sums),
+            || maps.into_par_iter().evenly(1).for_each(|(point, (to, w))| in_maps((point, to, w))),
+            || sums.into_par_iter().evenly(1).for_each(in_sums),
         );
     }
 
     /// `B m Bᵀ` of the products, overlapping tiles added: the gradient of the part's images.
     fn restore<T: Real>(&self, products: &[T], gx: &mut [MaybeUninit<T>]) {
         let (g, tiles, count) = (self.g, self.tiles(), self.tiling.count());
-        gx.par_chunks_mut(g.plane()).enumerate().with_min_len(ROWS).for_each(|(index, to)| {
+        gx.par_chunks_mut(g.plane()).enumerate().evenly(ROWS).for_each(|(index, to)| {
             let (image, c) = (index / g.c_in, index % g.c_in);
             let from = std::array::from_fn(|point| &products[(point * g.c_in + c) * tiles + image * count..][..count]);
             wide(InputGradients { from, tiling: self.tiling, to });

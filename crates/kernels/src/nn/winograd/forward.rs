@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::tiles::{InputTiles, OutputTiles};
 use super::{Part, ROWS, filters, room};
+use crate::even::Even;
 use crate::nn::buffers::Real;
 use crate::nn::columns::Geometry;
 use crate::nn::pair::{Join, Pair, Pairs, Split, Target};
@@ -20,7 +21,7 @@ pub(in crate::nn) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Opti
     let widen = |range: Range<usize>, to: &mut [f64]| wide(Widen { from: &x[range], to });
     each_part(g, w, widen, |part, products| {
         let to = y.spare_capacity_mut()[part.range(g.c_out * g.map())].par_chunks_mut(g.map());
-        to.enumerate().with_min_len(ROWS).for_each(|(index, to)| {
+        to.enumerate().evenly(ROWS).for_each(|(index, to)| {
             let bias = bias.map_or(0.0, |bias| bias[index % g.c_out].up());
             part.output(products, index, |from| wide(Round { from, bias, to }));
         });
@@ -39,7 +40,7 @@ pub(in crate::nn) fn forward_pairs(g: &Geometry, x: Pair, w: &[f32]) -> Pairs {
         let range = part.range(g.c_out * g.map());
         let high = high.spare_capacity_mut()[range.clone()].par_chunks_mut(g.map());
         let rest = rest.spare_capacity_mut()[range].par_chunks_mut(g.map());
-        high.zip(rest).enumerate().with_min_len(ROWS).for_each(|(index, (high, rest))| {
+        high.zip(rest).enumerate().evenly(ROWS).for_each(|(index, (high, rest))| {
             part.output(products, index, |from| wide(Split { from, to: Target { high, rest } }));
         });
     });
@@ -87,7 +88,7 @@ impl Part<'_> {
     fn multiply_forward(&self, filters: &[f64], x: &[f64], products: &mut [MaybeUninit<f64>]) {
         let (tiles, inputs, outputs) = (self.tiles(), self.g.c_in, self.g.c_out);
         let factors = filters.par_chunks(outputs * inputs).zip(x.par_chunks(inputs * tiles));
-        products.par_chunks_mut(outputs * tiles).zip(factors).for_each(|(to, (w, x))| {
+        products.par_chunks_mut(outputs * tiles).zip(factors).evenly(1).for_each(|(to, (w, x))| {
             product_into((outputs, tiles, inputs), (to, tiles), (w, rows(inputs)), (x, rows(tiles)));
         });
     }

@@ -29,6 +29,7 @@ use self::tiles::{POINTS, Tiling};
 use super::buffers::Real;
 use super::columns::Geometry;
 use super::wide::wide;
+use crate::even::Even;
 
 /// Channels on each side that make the products large enough.
 const CHANNELS: usize = 32;
@@ -71,7 +72,7 @@ fn pieces<T>(buffer: &mut [T], piece: usize) -> Vec<[&mut [T]; POINTS]> {
 fn filters<T: Real>(g: &Geometry, w: &[T]) -> Box<[MaybeUninit<T>]> {
     let mut to = room(POINTS * g.c_out * g.c_in);
     let tasks: Vec<_> = pieces(&mut to, ROWS * g.c_in).into_iter().zip(w.chunks(ROWS * g.taps())).collect();
-    tasks.into_par_iter().for_each(|(to, w)| wide(Filters { w, to }));
+    tasks.into_par_iter().evenly(1).for_each(|(to, w)| wide(Filters { w, to }));
     to
 }
 
@@ -116,7 +117,7 @@ impl<'a> Part<'a> {
     ) {
         debug_assert_eq!(to.len(), self.numbers(channels));
         let tasks = pieces(to, ROWS * self.tiles());
-        tasks.into_par_iter().enumerate().for_each(|(task, planes)| {
+        tasks.into_par_iter().enumerate().evenly(1).for_each(|(task, planes)| {
             let mut planes = planes.map(|plane| plane.chunks_mut(self.tiling.count()));
             for c in task * ROWS..(task * ROWS + ROWS).min(channels) {
                 for image in self.images.clone() {
