@@ -49,18 +49,14 @@ from_wheels() { # leaves `cuda`
 
 # Only the linker is to find other libraries than the toolkit's; its programs look for their files from where they are.
 from_toolkit() { # leaves `cuda` and `libraries`
-    local program runtime
+    local program
     cuda=$work/cuda
     mkdir -p "$cuda/bin" "$cuda/lib"
     ln -s "$toolkit/include" "$cuda/include"
-    for program in "$toolkit"/bin/*; do
-        [[ -f $program && -x $program ]] || continue
-        printf '#!/bin/sh\nexec "%s" "$@"\n' "$program" >"$cuda/bin/$(basename "$program")"
-    done
+    for program in nvcc ptxas; do printf '#!/bin/sh\nexec "%s" "$@"\n' "$toolkit/bin/$program" >"$cuda/bin/$program"; done
     chmod +x "$cuda"/bin/*
     for libraries in "$toolkit/lib64" "$toolkit/targets/x86_64-linux/lib" "$toolkit/lib" "$toolkit/lib/x86_64-linux-gnu"; do
-        runtime=$libraries/libcudart_static.a
-        if [[ -f $runtime ]]; then ln -s "$runtime" "$cuda/lib/"; return; fi
+        if [[ -f $libraries/libcudart_static.a ]]; then ln -s "$libraries/libcudart_static.a" "$cuda/lib/"; return; fi
     done
     die "$toolkit has no libcudart_static.a"
 }
