@@ -68,7 +68,7 @@ ln -s lib "$cuda/lib64"
 ln -sf libcudart_static.a "$cuda/lib/libcudart.a"
 release=$("$cuda/bin/nvcc" --version | sed -n 's/.*release \([0-9]*\.[0-9]*\),.*/\1/p')
 major=${release%.*}
-[[ $major == 12 || $major == 13 ]] || die "CUDA 12 or 13 is needed, and $cuda/bin/nvcc is of '$release'"
+[[ $major == 12 || $major == 13 ]] || die "CUDA 12 or 13 is needed, and the nvcc of ${toolkit:-the wheels} is of $release"
 
 # The names of the functions to stand in for are read from the bindings' own source, of the version in Cargo.lock.
 version=$(sed -n '/^name = "cudarc"$/{n;s/version = "\(.*\)"/\1/p}' "$here/../Cargo.lock")
