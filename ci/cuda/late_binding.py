@@ -1,13 +1,14 @@
 """Archives that stand in for CUDA's shared libraries when a program is linked.
 
-    late_binding.py BINDINGS OUT
+    late_binding.py BINDINGS OUT MAJOR [FOLDER]
 
 BINDINGS is the source of the crate `cudarc`, whose declarations name the functions; OUT gets a lib<name>.a for each
-library. A function there is a jump through a slot. The slot leads at first to code that opens the library, looks the
+library of CUDA MAJOR (12 or 13), and FOLDER is where an installed toolkit has them. A function there is a jump through a slot. The slot leads at first to code that opens the library, looks the
 function up and stores its address; later calls go straight there. A program linked with the archives does not depend
 on the libraries to start: where one is missing, or lacks a function, the call returns that library's own error code.
 
-Folders in UFG_BENCH_CUDA_LIBS (separated by colons) are searched before the loader's own, and then the usual places.
+Folders in UFG_BENCH_CUDA_LIBS (separated by colons) are searched before the loader's own, and then FOLDER and the usual
+places.
 """
 
 import pathlib
@@ -16,20 +17,21 @@ import subprocess
 import sys
 import tempfile
 
-# Short name for the linker: module of the bindings, name of the library, the error code for "not there".
+# Short name for the linker: module of the bindings, name of the library in CUDA 12 and 13, the error code for "not there".
 LIBRARIES = {
-    "cuda": ("driver", "libcuda.so.1", 34),
-    "cublas": ("cublas", "libcublas.so.13", 1),
-    "cublasLt": ("cublaslt", "libcublasLt.so.13", 1),
-    "curand": ("curand", "libcurand.so.10", 101),
-    "cusolver": ("cusolver", "libcusolver.so.12", 1),
-    "cusparse": ("cusparse", "libcusparse.so.12", 1),
-    "cudnn": ("cudnn", "libcudnn.so.9", 1001),
-    "nvrtc": ("nvrtc", "libnvrtc.so.13", 11),
+    "cuda": ("driver", {"12": "libcuda.so.1", "13": "libcuda.so.1"}, 34),
+    "cublas": ("cublas", {"12": "libcublas.so.12", "13": "libcublas.so.13"}, 1),
+    "cublasLt": ("cublaslt", {"12": "libcublasLt.so.12", "13": "libcublasLt.so.13"}, 1),
+    "curand": ("curand", {"12": "libcurand.so.10", "13": "libcurand.so.10"}, 101),
+    "cusolver": ("cusolver", {"12": "libcusolver.so.11", "13": "libcusolver.so.12"}, 1),
+    "cusparse": ("cusparse", {"12": "libcusparse.so.12", "13": "libcusparse.so.12"}, 1),
+    "cudnn": ("cudnn", {"12": "libcudnn.so.9", "13": "libcudnn.so.9"}, 1001),
+    "nvrtc": ("nvrtc", {"12": "libnvrtc.so.12", "13": "libnvrtc.so.13"}, 11),
 }
+# "@MAJOR@" is that of CUDA.
 PLACES = [
     "/usr/local/cuda/lib64",
-    "/usr/local/cuda-13*/lib64",
+    "/usr/local/cuda-@MAJOR@*/lib64",
     "/usr/local/nvidia/lib64",
     "/usr/local/nvidia/lib",
     "/usr/lib/x86_64-linux-gnu",
@@ -130,10 +132,10 @@ def quoted(names):
     return ", ".join(f'"{name}"' for name in names)
 
 
-def archive(library, functions, soname, error, out):
+def archive(library, functions, soname, error, places, out):
     """Writes lib<library>.a."""
     text = RESOLVER.replace("@LIB@", library).replace("@SONAME@", soname).replace("@ERROR@", str(error))
-    text = text.replace("@NAMES@", quoted(functions)).replace("@PLACES@", quoted(PLACES))
+    text = text.replace("@NAMES@", quoted(functions)).replace("@PLACES@", quoted(places))
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
         (work / "jumps.s").write_text(trampolines(library, functions))
@@ -149,14 +151,16 @@ def archive(library, functions, soname, error, out):
 
 
 def main():
-    bindings, out = map(pathlib.Path, sys.argv[1:])
-    for library, (module, soname, error) in LIBRARIES.items():
+    bindings, out = map(pathlib.Path, sys.argv[1:3])
+    major, *folder = sys.argv[3:]
+    places = folder + [place.replace("@MAJOR@", major) for place in PLACES]
+    for library, (module, sonames, error) in LIBRARIES.items():
         text = (bindings / "src" / module / "sys" / "mod.rs").read_text()
         found = re.findall(r"^\s*(?:pub )?fn ((?:cu|nvrtc)\w+)\s*\(", text, re.MULTILINE)
         functions = sorted(set(found))
         if not functions:
             sys.exit(f"late_binding: no function in the bindings of {library}")
-        archive(library, functions, soname, error, out)
+        archive(library, functions, sonames[major], error, places, out)
         print(f"{library}: {len(functions)} functions")
 
 

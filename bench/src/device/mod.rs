@@ -104,9 +104,11 @@ impl Place {
     /// Opens it for a command.
     ///
     /// # Errors
-    /// [`ExpectedError::Device`] with the first line of the driver's reason.
+    /// [`ExpectedError::Device`] with the first line of the driver's reason, or where the driver is too old for the kernels.
     pub(crate) fn opened(self) -> Result<Device, ExpectedError> {
-        self.open().map_err(|e| self.refused(&e))
+        let device = self.open().map_err(|e| self.refused(&e))?;
+        libraries::takes_kernels(&device).map_err(|e| self.refused(&e))?;
+        Ok(device)
     }
 
     /// Opens it, looks what libraries kernels use there (none on the CPU), and gives it back: what the libraries hold belongs

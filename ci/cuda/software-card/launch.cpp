@@ -145,6 +145,13 @@ using namespace card;
 
 extern "C" {
 
+// Of a text such as "8.4": major and minor, in order.
+static long version_of(const char *text) {
+    char *dot;
+    long major = std::strtol(text, &dot, 10);
+    return major * 1000 + (*dot == '.' ? std::strtol(dot + 1, nullptr, 10) : 0);
+}
+
 CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     Held held(lock);
     if (current_card() < 0) return CUDA_ERROR_INVALID_CONTEXT;
@@ -153,6 +160,8 @@ CUresult cuModuleLoadData(CUmodule *module, const void *image) {
         say("a module that is no text of PTX");
         return CUDA_ERROR_INVALID_PTX;
     }
+    const char *newest = std::getenv("UFG_SOFTWARE_CARD_PTX");
+    if (newest && version_of(std::strstr(text, ".version") + 8) > version_of(newest)) return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
     std::map<std::string, std::string> entries = entries_of(text);
     auto *made = new Module{current_card(), origin_of(entries), entries, {}};
     modules().insert(made);

@@ -225,6 +225,10 @@ CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent from, CUevent to) {
     return CUDA_SUCCESS;
 }
 
+// Its name in CUDA 12, which the headers of 13 take for the other.
+CUresult elapsed_time_of_12(float *milliseconds, CUevent from, CUevent to) __asm__("cuEventElapsedTime");
+CUresult elapsed_time_of_12(float *milliseconds, CUevent from, CUevent to) { return cuEventElapsedTime_v2(milliseconds, from, to); }
+
 CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void *data) {
     STREAM(queue, stream);
     submit(queue, [function, data] { function(data); });

@@ -44,6 +44,18 @@ impl fmt::Display for Libraries {
     }
 }
 
+/// Whether a card's driver takes the kernels of this program; so does the CPU.
+///
+/// # Errors
+/// [`crate::Error::Device`] where the driver is older than the toolkit that compiled them.
+pub fn takes_kernels(device: &Device) -> crate::Result<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::cuda::card::Card(device.clone()).takes_kernels(),
+        _ => Ok(()),
+    }
+}
+
 /// The libraries of a card; `None` for a device that is none. Opens them.
 pub fn of(device: &Device) -> Option<Libraries> {
     match device {

@@ -2,7 +2,9 @@
 
 use candle_core::CudaDevice;
 use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
 
 #[cfg(feature = "cudnn")]
@@ -20,6 +22,36 @@ const UNASKED: usize = 48 * 1024;
 /// A card and its stream.
 #[derive(Clone)]
 pub(crate) struct Card(pub(crate) CudaDevice);
+
+impl Card {
+    /// Refuses a driver that is too old for the kernels, before any of them is needed: it is given a module with their version
+    /// of PTX and nothing in it. Whatever else the driver may say to that is left to the first launch.
+    pub(crate) fn takes_kernels(&self) -> Result<()> {
+        let heading = heading(MODULE.1);
+        match self.0.cuda_stream().context().load_module(Ptx::from_src(heading)) {
+            Err(error) if error.0 == CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => Err(Error::Device {
+                op: "loading kernels",
+                reason: format!(
+                    "the driver is older than the CUDA toolkit that compiled this program's kernels (PTX {}): take a newer driver, or \
+                     build with a toolkit that is no newer than the CUDA version that nvidia-smi shows",
+                    version(heading)
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What PTX begins with: its version, the cards that it is for, and the size of addresses.
+fn heading(ptx: &str) -> &str {
+    const LAST: &str = ".address_size 64";
+    &ptx[..ptx.find(LAST).map_or(0, |at| at + LAST.len())]
+}
+
+/// The version that PTX says it has; empty where it says none.
+fn version(ptx: &str) -> &str {
+    ptx.split_once(".version ").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap_or_default()
+}
 
 impl Device for Card {
     type Buffer<T: Number> = CudaSlice<T>;
@@ -103,5 +135,19 @@ impl Device for Card {
         sizes: (usize, usize),
     ) -> Result<()> {
         super::cusolver::eigenvectors(self, op, views, sizes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ptx_begins_with_its_version() {
+        let text = "//\n// by a compiler\n//\n\n.version 8.4\n.target sm_80\n.address_size 64\n\n.visible .entry k()\n{ ret; }\n";
+        let head = heading(text);
+        assert!(head.ends_with(".target sm_80\n.address_size 64") && head.starts_with("//"), "{head}");
+        assert_eq!(version(head), "8.4");
+        assert_eq!((heading("{}"), version("{}")), ("", ""));
     }
 }
