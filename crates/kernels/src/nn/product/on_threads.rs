@@ -1,7 +1,8 @@
 //! A plain float32 product on all threads, by AVX2 and FMA.
 //!
-//! The factors are put in the order of the tiles once, for all threads (the left one only where it is not row by row); each task then makes
-//! a few rows of the result, in blocks of the right factor that stay in the second cache. So tasks can be many, and no thread waits long for the last.
+//! The factors are put in the order of the tiles once, for all threads (the left one only where it is not row by row); each
+//! task then makes a few rows of the result, in blocks of the right factor that stay in the second cache. So tasks can be
+//! many, and no thread waits long for the last.
 //!
 //! A number is the sum of its products in the order of the depth, in parts that depend on the depth alone.
 
@@ -53,8 +54,8 @@ pub(super) fn multiply(
     unsafe { fresh(m * n, (rows * n, 1), |index, y| product.rows(index * rows, y)) }
 }
 
-/// `len` rows or columns of a factor in strips of `width`, in blocks of the depth, as `put` writes them: all of what it is given.
-/// A task has some `strips`.
+/// `len` rows or columns of a factor in strips of `width`, in blocks of the depth, as `put` writes them: all of what it is
+/// given, for which it gets the first row and rows, and the first column and columns. A task has some `strips`.
 fn in_order<T: Send>(
     (len, width, strips): Size,
     (k, depth): (usize, usize),
@@ -124,7 +125,8 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Six rows from `row` on, or as many as there are: a tile of fewer has its last row more than once, and does not write that.
+    /// Six rows from `row` on, or as many as there are: a tile of fewer has its last row more than once, and does not write
+    /// that.
     fn left(&self, row: usize, rows: usize) -> Rows<'_> {
         let (m, ..) = self.product.size;
         let (numbers, pitch, step) = match self.product.left {

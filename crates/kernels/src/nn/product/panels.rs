@@ -22,9 +22,9 @@ pub(super) fn unwritten_vectors(vectors: &mut [Vector]) -> &mut [MaybeUninit<Vec
     unsafe { std::slice::from_raw_parts_mut(vectors.as_mut_ptr().cast(), vectors.len()) }
 }
 
-/// Some rows and columns (each by the first and how many) of a right factor, panel by panel, zeros behind the last column;
-/// if there is room for half of the last panel alone, it has one vector a row in place of two. Writes all of `packed`. One of the
-/// strides is 1.
+/// Some rows and columns (each by the first and how many) of a right factor, panel by panel, zeros behind the last column; if
+/// there is room for half of the last panel alone, it has one vector a row in place of two. Writes all of `packed`. One of
+/// the strides is 1.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn pack(
     (at, depth): (usize, usize),
@@ -95,8 +95,8 @@ fn pack_columns(
     }
 }
 
-/// Some columns of some rows of a row-major matrix as tiles of six columns, the six of each row together; zeros beside the last
-/// column. Writes all of `tiles`, which is as deep as there are rows.
+/// Some columns of some rows of a row-major matrix as tiles of six columns, the six of each row together; zeros beside the
+/// last column. Writes all of `tiles`, which is as deep as there are rows.
 pub(super) fn turn(
     (at, depth): (usize, usize),
     (first, columns): (usize, usize),

@@ -36,8 +36,8 @@ pub(super) struct Rows<'a> {
     pub(super) step: usize,
 }
 
-/// The product of six rows and a panel of columns, each number the sum of its products in their order. The rows are at least as
-/// long as the panel.
+/// The product of six rows and a panel of columns, each number the sum of its products in their order. The rows are at least
+/// as long as the panel.
 ///
 /// The loop is in assembly: compiled, it loads numbers of many products ahead and runs out of registers.
 ///
