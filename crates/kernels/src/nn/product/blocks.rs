@@ -75,6 +75,7 @@ impl Part {
         self.columns.div_ceil(LANES) * self.depth
     }
 
+    /// The right factor in the order in which tiles read it.
     #[target_feature(enable = "avx2,fma")]
     fn pack(&self, rhs: Matrix, packed: &mut Vec<Vector>) {
         if packed.len() < self.vectors() {

@@ -18,6 +18,7 @@ use gemm::Parallelism;
 use super::buffers::{Real, fresh};
 
 /// Products that pay for putting the factors in order on all threads.
+#[cfg(target_arch = "x86_64")]
 const WORK: usize = 32 * 1024 * 1024;
 /// Pieces that the rows of a product are cut into where every piece packs the whole right factor, and their rows at least and
 /// at most.
@@ -101,7 +102,7 @@ pub(super) fn product_on_threads<T: Real>(
     check_factors((m, n, k), lhs, rhs);
     assert!([lhs.1, rhs.1].iter().all(|s| s.row == 1 || s.col == 1), "a factor of two strides");
     assert!(bias.is_none_or(|bias| bias.len() == n), "a bias of another length");
-    T::multiply_on_threads((m, n, k), lhs, rhs, bias)
+    T::multiply_on_threads((m, n, k), lhs, rhs, bias).unwrap_or_else(|| by_rows((m, n, k), lhs, rhs, bias))
 }
 
 /// [`product_on_threads`] by plain products of some rows each.
@@ -130,13 +131,15 @@ pub(crate) trait Products: Sized {
     /// The accurate [`product_rows`], all sizes checked.
     fn multiply_close(size: Size, dst: (&mut [MaybeUninit<Self>], usize), lhs: (&[Self], usize), rhs: (&[Self], usize));
 
-    /// [`product_on_threads`], all sizes checked.
+    /// [`product_on_threads`], all sizes checked, where the type has a way of its own that pays.
     fn multiply_on_threads(
-        size: Size,
-        lhs: (&[Self], Strides),
-        rhs: (&[Self], Strides),
-        bias: Option<&[Self]>,
-    ) -> Vec<Self>;
+        _size: Size,
+        _lhs: (&[Self], Strides),
+        _rhs: (&[Self], Strides),
+        _bias: Option<&[Self]>,
+    ) -> Option<Vec<Self>> {
+        None
+    }
 }
 
 impl Products for f32 {
@@ -149,33 +152,22 @@ impl Products for f32 {
         run(size, dst, false, (lhs.0, rows(lhs.1)), (rhs.0, rows(rhs.1)));
     }
 
+    #[cfg(target_arch = "x86_64")]
     fn multiply_on_threads(
         size: Size,
         lhs: (&[f32], Strides),
         rhs: (&[f32], Strides),
         bias: Option<&[f32]>,
-    ) -> Vec<f32> {
-        #[cfg(target_arch = "x86_64")]
-        if size.0 * size.1 * size.2 >= WORK && blocks::supported() {
-            // SAFETY: the processor has AVX2 and FMA, as asked just above.
-            return unsafe { on_threads::multiply(size, lhs, rhs, bias) };
-        }
-        by_rows(size, lhs, rhs, bias)
+    ) -> Option<Vec<f32>> {
+        let pays = size.0 * size.1 * size.2 >= WORK && blocks::supported();
+        // SAFETY: the processor has AVX2 and FMA, as asked just above.
+        pays.then(|| unsafe { on_threads::multiply(size, lhs, rhs, bias) })
     }
 }
 
 impl Products for f64 {
     fn multiply_close(size: Size, dst: (&mut [MaybeUninit<f64>], usize), lhs: (&[f64], usize), rhs: (&[f64], usize)) {
         run(size, dst, false, (lhs.0, rows(lhs.1)), (rhs.0, rows(rhs.1)));
-    }
-
-    fn multiply_on_threads(
-        size: Size,
-        lhs: (&[f64], Strides),
-        rhs: (&[f64], Strides),
-        bias: Option<&[f64]>,
-    ) -> Vec<f64> {
-        by_rows(size, lhs, rhs, bias)
     }
 }
 
