@@ -150,10 +150,12 @@ struct Block {
 
 impl Block {
     fn new(width: usize, conv_mlp: bool, drop_path: f64, vb: VarBuilder) -> Result<Self> {
+        // Nothing here magnifies what sums round: no rectifier's gate, no statistics of a batch.
+        let config = Conv2dConfig { accurate: false, ..Conv2dConfig::default() };
         let pointwise = |c_in: usize, c_out: usize, vb: VarBuilder| -> Result<Conv> {
             let shape = if conv_mlp { vec![c_out, c_in, 1, 1] } else { vec![c_out, c_in] };
             let weight = vb.get_with_hints(shape, "weight", NARROW)?.reshape((c_out, c_in, 1, 1))?;
-            Ok(Conv::of(weight, vb.get_with_hints(c_out, "bias", Init::Const(0.0))?, Conv2dConfig::default()))
+            Ok(Conv::of(weight, vb.get_with_hints(c_out, "bias", Init::Const(0.0))?, config))
         };
         Ok(Self {
             conv_dw: Conv::new(ConvSpec::new(width, width, 7, 1).groups(width).narrow(), vb.pp("conv_dw"))?,

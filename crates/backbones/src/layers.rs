@@ -72,9 +72,9 @@ impl ConvSpec {
         self
     }
 
-    /// With a bias that starts at 0 and [`NARROW`] weights: ConvNeXt.
+    /// With a bias that starts at 0, [`NARROW`] weights and plain sums: ConvNeXt.
     pub(crate) fn narrow(mut self) -> Self {
-        (self.bias, self.init) = (true, NARROW);
+        (self.bias, self.init, self.config.accurate) = (true, NARROW, false);
         self
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use kernels::Error;
-use kernels::nn::{Conv2dConfig, conv2d};
+use kernels::nn::{Conv2dConfig, Flow, conv2d};
 use random::{Axis, Seeds, Stream};
 use testkit::gradient::directional_error;
 use testkit::tolerance::{CLOSE_SUM_F32, FINITE_DIFFERENCE, IDENTITY_F64, ORACLE_F32, PLAIN_SUM_F32, assert_close};
@@ -228,6 +228,23 @@ fn float32_sums_lose_no_accuracy_with_depth() {
         let data = problem.data(100 + index);
         let error = relative_error(&problem.run(&data, DType::F32).0, &problem.naive(&data));
         assert!(error < bar, "{problem:?}: {error:e}");
+    }
+}
+
+#[test]
+fn plain_sums_are_those_of_arguments_that_nobody_tracks() {
+    for (index, problem) in problems().into_iter().enumerate() {
+        let data = problem.data(index);
+        let tensor = |v: &[f64], shape: &[usize]| {
+            Tensor::from_slice(v, shape, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+        };
+        let (x, w) = (tensor(&data.x, &problem.x), tensor(&data.w, &problem.w));
+        let want = values(&conv2d(&x, &w, None, problem.config).unwrap());
+        let x = Var::from_tensor(&x).unwrap();
+        let plain = Conv2dConfig { accurate: false, ..problem.config };
+        assert_eq!(values(&conv2d(&x, &w, None, plain).unwrap()), want, "{problem:?}");
+        let flow = Flow::of(x.as_tensor()).unwrap().conv2d(&w, None, plain).unwrap();
+        assert_eq!(values(&flow.tensor().unwrap()), want, "{problem:?} in a flow");
     }
 }
 

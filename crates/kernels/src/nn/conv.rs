@@ -27,13 +27,15 @@ pub struct Conv2dConfig {
     pub dilation: usize,
     /// Groups of channels that do not see each other.
     pub groups: usize,
+    /// Whether float32 sums of a convolution whose arguments are tracked are accurate, see [`conv2d`]; on the CPU.
+    pub accurate: bool,
     /// Whose kernels run on a card.
     pub library: ConvLibrary,
 }
 
 impl Default for Conv2dConfig {
     fn default() -> Self {
-        Self { stride: 1, padding: 0, dilation: 1, groups: 1, library: ConvLibrary::Automatic }
+        Self { stride: 1, padding: 0, dilation: 1, groups: 1, accurate: true, library: ConvLibrary::Automatic }
     }
 }
 
@@ -62,7 +64,8 @@ impl Conv2dConfig {
 /// Where any argument is tracked, float32 sums are accurate to about three roundings for any number of taps (with AVX2 and
 /// FMA, depthwise aside), or to one where minimal filters serve, then in float64: rectifiers and batch normalisation behind
 /// the convolution magnify its error, and a gate that
-/// rounding turns over changes a gradient far more than a value. Where none is, plain sums are faster.
+/// rounding turns over changes a gradient far more than a value. Where none is, plain sums are faster, and so they are where
+/// nothing behind the convolution magnifies: [`Conv2dConfig::accurate`] says that.
 ///
 /// On a card, [`Conv2dConfig::library`] says whose kernels run.
 ///
@@ -79,7 +82,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let tracked = x.track_op() || weight.track_op() || bias.is_some_and(Tensor::track_op);
-    let op = Conv { geometry, close: tracked };
+    let op = Conv { geometry, close: tracked && config.accurate };
     Ok(match bias {
         None => x.apply_op2(&weight, op)?,
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op)?,
@@ -131,7 +134,7 @@ fn check_config(config: Conv2dConfig) -> Result<()> {
 
 struct Conv {
     geometry: Geometry,
-    /// Whether sums are taken with care: somebody asks for gradients.
+    /// Whether sums are taken with care: somebody asks for gradients, and for that.
     close: bool,
 }
 
@@ -281,8 +284,9 @@ impl Flow {
         if let Some(x) = self.by_candle() {
             return Ok(Self::of_candle(conv2d(x, weight, bias, config)?));
         }
-        let close = self.tracked() || weight.track_op() || bias.is_some_and(Tensor::track_op);
-        let op = Conv { geometry: geometry(self.tensor_of(), weight, bias, config)?, close };
+        let tracked = self.tracked() || weight.track_op() || bias.is_some_and(Tensor::track_op);
+        let op =
+            Conv { geometry: geometry(self.tensor_of(), weight, bias, config)?, close: tracked && config.accurate };
         match bias {
             None => apply2(op, [Arg::Flow(self), Arg::Parameter(weight)]),
             Some(bias) => apply3(op, [Arg::Flow(self), Arg::Parameter(weight), Arg::Parameter(bias)]),

@@ -60,12 +60,16 @@ fn scatter<T: Real>(merged: &[T], channels: usize, map: usize, bias: Option<&[T]
 pub(super) fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>, close: bool) -> Vec<T> {
     let (width, inputs) = (g.batch * g.map(), g.c_in);
     let x = gather(x, inputs, g.map());
+    if !close {
+        let y = product_on_threads((g.c_out, width, inputs), (w, rows(inputs)), (&x, rows(width)), None);
+        return scatter(&y, g.c_out, g.map(), bias);
+    }
     let task = rows_of_task(g.c_out);
     // SAFETY: a product writes all of its result.
     let y = unsafe {
         fresh(g.c_out * width, (task * width, 1), |index, y| {
             let size = (y.len() / width, width, inputs);
-            product_rows(size, (y, width), close, (&w[index * task * inputs..], inputs), (&x, width));
+            product_rows(size, (y, width), true, (&w[index * task * inputs..], inputs), (&x, width));
         })
     };
     scatter(&y, g.c_out, g.map(), bias)

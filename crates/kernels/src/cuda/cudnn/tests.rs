@@ -11,7 +11,7 @@ use crate::nn::{Conv2dConfig, ConvLibrary};
 const PASSES: [Pass; 3] = [Pass::Forward, Pass::BackwardData, Pass::BackwardFilter];
 
 fn conv(batch: usize, library: ConvLibrary) -> Conv {
-    let config = Conv2dConfig { stride: 2, padding: 3, dilation: 1, groups: 2, library };
+    let config = Conv2dConfig { stride: 2, padding: 3, groups: 2, library, ..Conv2dConfig::default() };
     Conv { batch, c_in: 4, height: 17, width: 13, c_out: 6, kh: 7, kw: 5, oh: 9, ow: 8, config }
 }
 
