@@ -1,6 +1,6 @@
-//! Loops that the compiler turns into SIMD code, compiled for the baseline and for AVX2 and chosen at run time.
+//! Loops that the compiler turns into SIMD code, compiled for the baseline, for AVX2 and for AVX-512 and chosen at run time.
 //!
-//! Only the width differs, never the order of the operations, and nothing is contracted: both give the same bits.
+//! Only the width differs, never the order of the operations, and nothing is contracted: all give the same bits.
 
 /// A loop. `run` is to be `#[inline(always)]`, so that it is compiled for the instructions that [`wide`] chose.
 pub(crate) trait Loop {
@@ -20,7 +20,16 @@ pub(crate) fn wide<L: Loop>(l: L) -> L::Out {
         fn avx2<L: Loop>(l: L) -> L::Out {
             l.run()
         }
-        if std::arch::is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        fn avx512<L: Loop>(l: L) -> L::Out {
+            l.run()
+        }
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
+            // SAFETY: the processor has them, as detected just above.
+            return unsafe { avx512(l) };
+        }
+        if has!("avx2") {
             // SAFETY: the processor has AVX2, as detected just above.
             return unsafe { avx2(l) };
         }

@@ -1,4 +1,4 @@
-//! A float32 product whose error hardly grows with its depth, in blocks that stay in the caches, by AVX2 and FMA.
+//! A float32 product whose error hardly grows with its depth, in blocks that stay in the caches.
 //!
 //! A plain float32 sum of n products of random signs has an error of about √(n/2) roundings. Here products are summed in
 //! chains of sixteen, chains in groups of four, and groups with their rounding errors, so the error is about three roundings
@@ -11,20 +11,16 @@ use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use super::panels::{pack, rows_of_tile, unwritten_vectors};
-use super::tile::{COLUMNS, LANES, PANEL, ROWS, Target, Vector, tile};
+use super::tile::{Target, Tile};
+use super::vector::{Line, PANEL, ROWS, Register, Vector};
 use super::{Size, rows};
 
 /// Depth of a block, at most: deeper products are cut into equal parts.
 const DEPTH: usize = 768;
 /// Vectors of a packed block of the right factor: a quarter of a megabyte, half of a usual second cache.
 const VECTORS: usize = 8 * 1024;
-/// Vectors of a tile.
+/// Registers of a tile.
 const TILE: usize = ROWS * PANEL;
-
-/// Whether the processor can.
-pub(super) fn supported() -> bool {
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
-}
 
 /// A row-major matrix and its pitch.
 pub(super) type Matrix<'a> = (&'a [f32], usize);
@@ -33,30 +29,48 @@ pub(super) type Matrix<'a> = (&'a [f32], usize);
 #[derive(Default)]
 struct Kept {
     /// The right factor's block in the order in which tiles read it.
-    packed: Vec<Vector>,
+    packed: Vec<Line>,
     /// What rounding left over of every tile of a block, where more blocks follow.
-    rests: Vec<Vector>,
+    rests: Vec<Line>,
 }
 
 /// `dst = lhs · rhs`.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn multiply((m, n, k): Size, (dst, pitch): (&mut [MaybeUninit<f32>], usize), lhs: Matrix, rhs: Matrix) {
+///
+/// # Safety
+/// The processor has the register's instructions, and AVX2 and FMA.
+pub(super) unsafe fn multiply<W: Register>(
+    (m, n, k): Size,
+    (dst, pitch): (&mut [MaybeUninit<f32>], usize),
+    lhs: Matrix,
+    rhs: Matrix,
+) {
     thread_local! {
         static KEPT: RefCell<Kept> = RefCell::default();
     }
     let depth = k.div_ceil(k.div_ceil(DEPTH));
-    let width = (VECTORS / PANEL / depth).max(1) * COLUMNS;
+    let width = (VECTORS / (PANEL * W::VECTORS * depth)).max(1) * W::COLUMNS;
     // Taken for the while: nothing else on this thread runs in between.
     let mut kept = KEPT.take();
     for first in (0..n).step_by(width) {
         for at in (0..k).step_by(depth) {
             let depth = depth.min(k - at);
             let part = Part { rows: m, at, depth, first, columns: width.min(n - first), goes_on: at + depth < k };
-            part.pack(rhs, &mut kept.packed);
-            part.run((&mut *dst, pitch), lhs, &mut kept);
+            // SAFETY: as the caller promises.
+            unsafe {
+                part.pack::<W>(rhs, &mut kept.packed);
+                part.run::<W>((&mut *dst, pitch), lhs, &mut kept);
+            }
         }
     }
     KEPT.set(kept);
+}
+
+/// At least so many vectors, kept.
+fn vectors(lines: &mut Vec<Line>, count: usize) -> &mut [Vector] {
+    if lines.len() * Line::VECTORS < count {
+        lines.resize(count.div_ceil(Line::VECTORS), Line::ZERO);
+    }
+    &mut Line::vectors_mut(lines)[..count]
 }
 
 /// A part of a product: some of its depth and some of its columns.
@@ -70,64 +84,78 @@ struct Part {
 }
 
 impl Part {
-    /// Vectors of all panels; the last panel may have one instead of two.
-    fn vectors(&self) -> usize {
-        self.columns.div_ceil(LANES) * self.depth
+    /// Vectors of all panels; the last panel may have one register instead of two.
+    fn vectors<W: Register>(&self) -> usize {
+        self.columns.div_ceil(W::LANES) * W::VECTORS * self.depth
     }
 
-    /// The right factor in the order in which tiles read it.
-    #[target_feature(enable = "avx2,fma")]
-    fn pack(&self, rhs: Matrix, packed: &mut Vec<Vector>) {
-        if packed.len() < self.vectors() {
-            packed.resize(self.vectors(), Vector::ZERO);
-        }
-        let packed = unwritten_vectors(&mut packed[..self.vectors()]);
-        pack((self.at, self.depth), (self.first, self.columns), (rhs.0, rows(rhs.1)), packed);
+    /// Puts the right factor in the order in which tiles read it.
+    ///
+    /// # Safety
+    /// As [`multiply`].
+    unsafe fn pack<W: Register>(&self, rhs: Matrix, packed: &mut Vec<Line>) {
+        let packed = unwritten_vectors(vectors(packed, self.vectors::<W>()));
+        let (rows_, columns) = ((self.at, self.depth), (self.first, self.columns));
+        // SAFETY: as the caller promises.
+        unsafe { pack(rows_, columns, (rhs.0, rows(rhs.1)), PANEL * W::VECTORS, packed) };
     }
 
-    #[target_feature(enable = "avx2,fma")]
-    fn run(&self, (dst, pitch): (&mut [MaybeUninit<f32>], usize), lhs: Matrix, Kept { packed, rests }: &mut Kept) {
+    /// # Safety
+    /// As [`multiply`].
+    unsafe fn run<W: Register>(
+        &self,
+        (dst, pitch): (&mut [MaybeUninit<f32>], usize),
+        lhs: Matrix,
+        Kept { packed, rests }: &mut Kept,
+    ) {
         let tiles = self.rows.div_ceil(ROWS);
-        let each = if self.at > 0 || self.goes_on { self.columns.div_ceil(COLUMNS) * TILE } else { 0 };
-        if rests.len() < tiles * each {
-            rests.resize(tiles * each, Vector::ZERO);
-        }
+        let each = if self.at > 0 || self.goes_on { self.columns.div_ceil(W::COLUMNS) * TILE } else { 0 };
+        let packed = &Line::vectors(packed)[..self.vectors::<W>()];
+        let rests = W::packed_mut(vectors(rests, tiles * each * W::VECTORS));
         for index in 0..tiles {
             let (row, rows) = rows_of_tile(self.rows, index);
             let dst = (&mut dst[row * pitch + self.first..], pitch);
             let rests = &mut rests[index * each..][..each];
-            match rows {
-                1 => self.row_of_tiles::<1>(dst, lhs, row, packed, rests),
-                2 => self.row_of_tiles::<2>(dst, lhs, row, packed, rests),
-                3 => self.row_of_tiles::<3>(dst, lhs, row, packed, rests),
-                4 => self.row_of_tiles::<4>(dst, lhs, row, packed, rests),
-                5 => self.row_of_tiles::<5>(dst, lhs, row, packed, rests),
-                _ => self.row_of_tiles::<ROWS>(dst, lhs, row, packed, rests),
+            // SAFETY: as the caller promises.
+            unsafe {
+                match rows {
+                    1 => self.row_of_tiles::<W, 1>(dst, lhs, row, packed, rests),
+                    2 => self.row_of_tiles::<W, 2>(dst, lhs, row, packed, rests),
+                    3 => self.row_of_tiles::<W, 3>(dst, lhs, row, packed, rests),
+                    4 => self.row_of_tiles::<W, 4>(dst, lhs, row, packed, rests),
+                    5 => self.row_of_tiles::<W, 5>(dst, lhs, row, packed, rests),
+                    _ => self.row_of_tiles::<W, ROWS>(dst, lhs, row, packed, rests),
+                }
             }
         }
     }
 
     /// The tiles of `M` rows from `row`.
-    #[target_feature(enable = "avx2,fma")]
-    fn row_of_tiles<const M: usize>(
+    ///
+    /// # Safety
+    /// As [`multiply`].
+    unsafe fn row_of_tiles<W: Register, const M: usize>(
         &self,
         (dst, pitch): (&mut [MaybeUninit<f32>], usize),
         (lhs, lhs_pitch): Matrix,
         row: usize,
         packed: &[Vector],
-        rests: &mut [Vector],
+        rests: &mut [W::Packed],
     ) {
         let rows: [&[f32]; M] = std::array::from_fn(|r| &lhs[(row + r) * lhs_pitch + self.at..][..self.depth]);
-        for (index, panel) in packed[..self.vectors()].chunks(PANEL * self.depth).enumerate() {
-            let first = index * COLUMNS;
-            let columns = (self.columns - first).min(COLUMNS);
+        for (index, panel) in W::packed(packed).chunks(PANEL * self.depth).enumerate() {
+            let first = index * W::COLUMNS;
+            let columns = (self.columns - first).min(W::COLUMNS);
             let rests = rests.get_mut(index * TILE..).unwrap_or_default();
             let (follows, goes_on) = (self.at > 0, self.goes_on);
             let target = Target { to: &mut dst[first..], pitch, columns, rests, follows, goes_on };
-            if columns > LANES {
-                tile::<M, PANEL>(rows, panel.as_chunks().0, target);
-            } else {
-                tile::<M, 1>(rows, panel.as_chunks().0, target);
+            // SAFETY: as the caller promises.
+            unsafe {
+                if columns > W::LANES {
+                    W::run(Tile::<W, M, PANEL> { rows, panel: panel.as_chunks().0, target });
+                } else {
+                    W::run(Tile::<W, M, 1> { rows, panel: panel.as_chunks().0, target });
+                }
             }
         }
     }

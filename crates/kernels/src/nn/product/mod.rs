@@ -10,7 +10,11 @@ mod panels;
 mod plain_tile;
 #[cfg(target_arch = "x86_64")]
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256, __m512};
 use std::mem::MaybeUninit;
 
 use gemm::Parallelism;
@@ -142,12 +146,68 @@ pub(crate) trait Products: Sized {
     }
 }
 
+/// Registers that the processor has.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Registers {
+    /// AVX2 and FMA.
+    Eight,
+    /// AVX-512 beside them.
+    Sixteen,
+}
+
+/// The widest.
+#[cfg(target_arch = "x86_64")]
+fn registers() -> Option<Registers> {
+    use std::arch::is_x86_feature_detected as has;
+    match has!("avx2") && has!("fma") {
+        true if has!("avx512f") => Some(Registers::Sixteen),
+        true => Some(Registers::Eight),
+        false => None,
+    }
+}
+
+/// The accurate product; the processor has these registers.
+#[cfg(target_arch = "x86_64")]
+fn multiply_close_by(
+    registers: Registers,
+    size: Size,
+    dst: (&mut [MaybeUninit<f32>], usize),
+    lhs: (&[f32], usize),
+    rhs: (&[f32], usize),
+) {
+    // SAFETY: `registers` gives what the processor has, and the narrower where it has the wider.
+    unsafe {
+        match registers {
+            Registers::Eight => blocks::multiply::<__m256>(size, dst, lhs, rhs),
+            Registers::Sixteen => blocks::multiply::<__m512>(size, dst, lhs, rhs),
+        }
+    }
+}
+
+/// The plain product on all threads; the processor has these registers.
+#[cfg(target_arch = "x86_64")]
+fn multiply_on_threads_by(
+    registers: Registers,
+    size: Size,
+    lhs: (&[f32], Strides),
+    rhs: (&[f32], Strides),
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    // SAFETY: as above.
+    unsafe {
+        match registers {
+            Registers::Eight => on_threads::multiply::<__m256>(size, lhs, rhs, bias),
+            Registers::Sixteen => on_threads::multiply::<__m512>(size, lhs, rhs, bias),
+        }
+    }
+}
+
 impl Products for f32 {
     fn multiply_close(size: Size, dst: (&mut [MaybeUninit<f32>], usize), lhs: (&[f32], usize), rhs: (&[f32], usize)) {
         #[cfg(target_arch = "x86_64")]
-        if blocks::supported() {
-            // SAFETY: the processor has AVX2 and FMA, as asked just above.
-            return unsafe { blocks::multiply(size, dst, lhs, rhs) };
+        if let Some(registers) = registers() {
+            return multiply_close_by(registers, size, dst, lhs, rhs);
         }
         run(size, dst, false, (lhs.0, rows(lhs.1)), (rhs.0, rows(rhs.1)));
     }
@@ -159,9 +219,8 @@ impl Products for f32 {
         rhs: (&[f32], Strides),
         bias: Option<&[f32]>,
     ) -> Option<Vec<f32>> {
-        let pays = size.0 * size.1 * size.2 >= WORK && blocks::supported();
-        // SAFETY: the processor has AVX2 and FMA, as asked just above.
-        pays.then(|| unsafe { on_threads::multiply(size, lhs, rhs, bias) })
+        let registers = registers().filter(|_| size.0 * size.1 * size.2 >= WORK)?;
+        Some(multiply_on_threads_by(registers, size, lhs, rhs, bias))
     }
 }
 
@@ -287,5 +346,31 @@ mod tests {
         sizes.into_iter().for_each(check_all);
         // Above what pays for putting the factors in order.
         [(335, 331, 397), (1205, 37, 769), (48, 1040, 800)].into_iter().for_each(check_all);
+    }
+
+    /// The widest registers of the processor change no bit.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn all_registers_give_the_same_bits() {
+        let Some(widest) = registers() else { return };
+        let bits = |numbers: &[f32]| numbers.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        for (m, n, k) in
+            [(1, 1, 1), (5, 3, 70), (13, 49, 64), (6, 32, 385), (25, 33, 1000), (97, 81, 800), (31, 200, 17)]
+        {
+            let (lhs, rhs, bias) = (numbers::<f32>(1, m * k), numbers::<f32>(2, k * n), numbers::<f32>(3, n));
+            let close = |registers: Registers| {
+                let pitch = n + 3;
+                let mut y = vec![7.0f32; m * pitch];
+                multiply_close_by(registers, (m, n, k), (unwritten(&mut y), pitch), (&lhs, k), (&rhs, n));
+                bits(&y)
+            };
+            assert_eq!(close(Registers::Eight), close(widest), "accurate {m}×{n}×{k}");
+            for (ls, rs) in [(rows(k), rows(n)), (transposed(m), transposed(k))] {
+                let plain = |registers: Registers| {
+                    bits(&multiply_on_threads_by(registers, (m, n, k), (&lhs, ls), (&rhs, rs), Some(&bias)))
+                };
+                assert_eq!(plain(Registers::Eight), plain(widest), "plain {m}×{n}×{k}");
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A plain float32 product on all threads, by AVX2 and FMA.
+//! A plain float32 product on all threads.
 //!
 //! The factors are put in the order of the tiles once, for all threads (the left one only where it is not row by row); each
 //! task then makes a few rows of the result, in blocks of the right factor that stay in the second cache. So tasks can be
@@ -11,8 +11,8 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::panels::{pack, turn};
-use super::plain_tile::{Before, Place, Rows, plain_tile};
-use super::tile::{COLUMNS, LANES, PANEL, ROWS, Vector};
+use super::plain_tile::{Before, Place, PlainTile, Rows};
+use super::vector::{LANES, Line, PANEL, ROWS, Register, Vector};
 use super::{Size, Strides};
 use crate::even::Even;
 use crate::nn::buffers::fresh;
@@ -31,16 +31,19 @@ const TASK: [usize; 2] = [24, 96];
 const TASKS: usize = 16;
 
 /// `lhs · rhs`, with a number added to each column where there is a `bias`; one of each factor's strides is 1.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn multiply(
+///
+/// # Safety
+/// The processor has the register's instructions, and AVX2 and FMA.
+pub(super) unsafe fn multiply<W: Register>(
     (m, n, k): Size,
     (lhs, strides): (&[f32], Strides),
     rhs: (&[f32], Strides),
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
-    let panels = in_order((n, COLUMNS, PANELS), (k, depth), |rows, columns, to: &mut [MaybeUninit<Vector>]| {
-        pack(rows, columns, rhs, to);
+    let panels = in_order((n, W::COLUMNS, PANELS), (k, depth), |rows, columns, to| {
+        // SAFETY: as the caller promises.
+        unsafe { pack(rows, columns, rhs, PANEL * W::VECTORS, Line::unwritten(to)) };
     });
     let turned = (strides.col != 1).then(|| {
         in_order((m, ROWS, TILES), (k, depth), |rows, columns, to| turn(rows, columns, (lhs, strides.col), to))
@@ -48,10 +51,10 @@ pub(super) fn multiply(
     // SAFETY: `pack` and `turn` write all that they are given.
     let (panels, turned) = unsafe { (panels.assume_init_ref(), turned.as_ref().map(|tiles| tiles.assume_init_ref())) };
     let left = turned.map_or(Left::Rows(lhs, strides.row), Left::Tiles);
-    let product = Product { size: (m, n, k), depth, left, panels, bias };
+    let product = Product { size: (m, n, k), depth, left, panels: Line::vectors(panels), bias };
     let rows = m.div_ceil(TASKS).next_multiple_of(TASK[0]).clamp(TASK[0], TASK[1]);
-    // SAFETY: a task writes all of its rows.
-    unsafe { fresh(m * n, (rows * n, 1), |index, y| product.rows(index * rows, y)) }
+    // SAFETY: a task writes all of its rows; the rest as the caller promises.
+    unsafe { fresh(m * n, (rows * n, 1), |index, y| product.rows::<W>(index * rows, y)) }
 }
 
 /// `len` rows or columns of a factor in strips of `width`, in blocks of the depth, as `put` writes them: all of what it is
@@ -98,17 +101,20 @@ struct Product<'a> {
 
 impl Product<'_> {
     /// Writes the rows of the result from `first` on, in blocks of columns and of depth.
-    #[target_feature(enable = "avx2,fma")]
-    fn rows(&self, top: usize, to: &mut [MaybeUninit<f32>]) {
+    ///
+    /// # Safety
+    /// As [`multiply`].
+    unsafe fn rows<W: Register>(&self, top: usize, to: &mut [MaybeUninit<f32>]) {
         let (_, n, k) = self.size;
-        let most = (VECTORS / PANEL / self.depth).max(1) * COLUMNS;
-        let width = n.div_ceil(n.div_ceil(most)).next_multiple_of(COLUMNS);
+        let most = (VECTORS / (PANEL * W::VECTORS * self.depth)).max(1) * W::COLUMNS;
+        let width = n.div_ceil(n.div_ceil(most)).next_multiple_of(W::COLUMNS);
         for first in (0..n).step_by(width) {
             for at in (0..k).step_by(self.depth) {
                 let block =
                     Block { product: self, at, depth: self.depth.min(k - at), first, columns: width.min(n - first) };
                 for (index, to) in to.chunks_mut(ROWS * n).enumerate() {
-                    block.row_of_tiles(top + index * ROWS, to);
+                    // SAFETY: as the caller promises.
+                    unsafe { block.row_of_tiles::<W>(top + index * ROWS, to) };
                 }
             }
         }
@@ -138,24 +144,27 @@ impl Block<'_> {
     }
 
     /// The tiles of six rows from `row` on, or of those that are left.
-    #[target_feature(enable = "avx2,fma")]
-    fn row_of_tiles(&self, row: usize, to: &mut [MaybeUninit<f32>]) {
+    ///
+    /// # Safety
+    /// As [`multiply`]; the blocks of the depth before have written the tiles.
+    unsafe fn row_of_tiles<W: Register>(&self, row: usize, to: &mut [MaybeUninit<f32>]) {
         let &Product { size: (_, n, _), panels, bias, .. } = self.product;
         let rows = to.len() / n;
         let left = self.left(row, rows);
-        let panels = &panels[(self.at * n.div_ceil(COLUMNS) + self.first / COLUMNS * self.depth) * PANEL..];
-        let panels = panels.chunks(PANEL * self.depth).take(self.columns.div_ceil(COLUMNS));
+        let panels =
+            &W::packed(panels)[(self.at * n.div_ceil(W::COLUMNS) + self.first / W::COLUMNS * self.depth) * PANEL..];
+        let panels = panels.chunks(PANEL * self.depth).take(self.columns.div_ceil(W::COLUMNS));
         for (index, panel) in panels.enumerate() {
-            let first = self.first + index * COLUMNS;
-            let columns = (self.first + self.columns - first).min(COLUMNS);
+            let first = self.first + index * W::COLUMNS;
+            let columns = (self.first + self.columns - first).min(W::COLUMNS);
             let before = match bias {
                 _ if self.at > 0 => Before::Written,
                 Some(bias) => Before::Columns(&bias[first..]),
                 None => Before::Nothing,
             };
             let place = Place { to: &mut to[first..], pitch: n, rows, columns };
-            // SAFETY: the block of the depth before has written the tile.
-            unsafe { plain_tile(left, panel.as_chunks().0, place, before) };
+            // SAFETY: as the caller promises.
+            unsafe { W::run(PlainTile::<W> { rows: left, panel: panel.as_chunks().0, place, before }) };
         }
     }
 }

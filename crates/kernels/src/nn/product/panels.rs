@@ -4,7 +4,7 @@ use std::arch::x86_64::{_mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_unpack
 use std::mem::MaybeUninit;
 
 use super::Strides;
-use super::tile::{COLUMNS, LANES, PANEL, ROWS, Vector};
+use super::vector::{LANES, ROWS, Vector};
 
 /// Rows that are turned at a time.
 const BAND: usize = 16;
@@ -22,40 +22,47 @@ pub(super) fn unwritten_vectors(vectors: &mut [Vector]) -> &mut [MaybeUninit<Vec
     unsafe { std::slice::from_raw_parts_mut(vectors.as_mut_ptr().cast(), vectors.len()) }
 }
 
-/// Some rows and columns (each by the first and how many) of a right factor, panel by panel, zeros behind the last column; if
-/// there is room for half of the last panel alone, it has one vector a row in place of two. Writes all of `packed`. One of
-/// the strides is 1.
+/// Some rows and columns (each by the first and how many) of a right factor, in panels of so many vectors, zeros behind the
+/// last column; if there is room for a part of the last panel alone, it has fewer vectors a row. Writes all of `packed`. One
+/// of the strides is 1.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn pack(
     (at, depth): (usize, usize),
     (first, columns): (usize, usize),
     (rhs, strides): (&[f32], Strides),
+    panel: usize,
     packed: &mut [MaybeUninit<Vector>],
 ) {
     if strides.col == 1 {
-        return pack_rows((&rhs[at * strides.row + first..], strides.row), (depth, columns), packed);
+        return pack_rows((&rhs[at * strides.row + first..], strides.row), (depth, columns), panel, packed);
     }
     let pitch = strides.col;
-    for (index, panel) in packed.chunks_mut(PANEL * depth).enumerate() {
-        let step = panel.len() / depth;
+    for (index, to) in packed.chunks_mut(panel * depth).enumerate() {
+        let step = to.len() / depth;
         for vector in 0..step {
-            let column = index * COLUMNS + vector * LANES;
+            let column = (index * panel + vector) * LANES;
             let few = columns.saturating_sub(column).min(LANES);
             let from = if few > 0 { &rhs[(first + column) * pitch + at..] } else { &[] };
-            pack_columns((from, pitch), (depth, few), &mut panel[vector..], step);
+            pack_columns((from, pitch), (depth, few), &mut to[vector..], step);
         }
     }
 }
 
 /// [`pack`] of the first rows and columns of a row-major matrix.
 #[target_feature(enable = "avx2,fma")]
-fn pack_rows((from, pitch): (&[f32], usize), (depth, columns): (usize, usize), packed: &mut [MaybeUninit<Vector>]) {
-    let (panels, last) = packed.split_at_mut(columns / COLUMNS * PANEL * depth);
+fn pack_rows(
+    (from, pitch): (&[f32], usize),
+    (depth, columns): (usize, usize),
+    panel: usize,
+    packed: &mut [MaybeUninit<Vector>],
+) {
+    let whole = columns / (panel * LANES);
+    let (panels, last) = packed.split_at_mut(whole * panel * depth);
     for row in 0..depth {
-        let (whole, rest) = from[row * pitch..][..columns].as_chunks::<COLUMNS>();
-        for (panel, from) in panels.chunks_exact_mut(PANEL * depth).zip(whole) {
+        let (from, rest) = from[row * pitch..][..columns].split_at(whole * panel * LANES);
+        for (to, from) in panels.chunks_exact_mut(panel * depth).zip(from.chunks_exact(panel * LANES)) {
             let (from, _) = from.as_chunks::<LANES>();
-            for (to, from) in panel[row * PANEL..][..PANEL].iter_mut().zip(from) {
+            for (to, from) in to[row * panel..][..panel].iter_mut().zip(from) {
                 to.write(Vector(*from));
             }
         }
@@ -80,7 +87,7 @@ fn pack_columns(
     for square in 0..squares {
         let mut rows = [Vector::ZERO; LANES];
         for row in 0..LANES {
-            rows[row] = Vector::first_of(&from[row * pitch + square * LANES..]);
+            rows[row] = Vector::of_few(&from[row * pitch + square * LANES..][..LANES]);
         }
         for (row, to) in transpose(rows).into_iter().zip(&mut to) {
             to.write(row);

@@ -1,68 +1,23 @@
-//! Tiles of a float32 product for AVX2 and FMA: sums of a few rows times one or two vectors of columns.
+//! Tiles of a float32 product with accurate sums: a few rows times one or two registers of columns.
 
-use std::arch::x86_64::{__m256, _mm256_add_ps, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_sub_ps};
 use std::mem::MaybeUninit;
 
-/// Rows of a tile, at most.
-pub(super) const ROWS: usize = 6;
-/// Numbers of a vector.
-pub(super) const LANES: usize = 8;
-/// Vectors of columns of a panel.
-pub(super) const PANEL: usize = 2;
-/// Columns of a panel.
-pub(super) const COLUMNS: usize = PANEL * LANES;
+use super::vector::{Job, Register};
+
 /// Products of a chain.
 const CHAIN: usize = 16;
 /// Chains of a group. Chains, and the chains of a group, are summed without regard to rounding.
 const GROUP: usize = 4;
 
-/// One vector of packed numbers.
-#[derive(Clone, Copy)]
-#[repr(align(32))]
-pub(super) struct Vector(pub(super) [f32; LANES]);
-
-impl Vector {
-    /// Zeros.
-    pub(super) const ZERO: Self = Self([0.0; LANES]);
-
-    /// Up to eight numbers, then zeros.
-    #[inline(always)]
-    pub(super) fn of_few(numbers: &[f32]) -> Self {
-        let mut vector = Self::ZERO;
-        vector.0[..numbers.len()].copy_from_slice(numbers);
-        vector
-    }
-
-    /// The first of at least eight numbers.
-    #[inline(always)]
-    pub(super) fn first_of(numbers: &[f32]) -> Self {
-        let mut vector = Self::ZERO;
-        vector.0.copy_from_slice(&numbers[..LANES]);
-        vector
-    }
-
-    #[inline(always)]
-    pub(super) fn load(self) -> __m256 {
-        // SAFETY: both are eight floats.
-        unsafe { std::mem::transmute::<[f32; LANES], __m256>(self.0) }
-    }
-
-    #[inline(always)]
-    pub(super) fn of(numbers: __m256) -> Self {
-        // SAFETY: both are eight floats.
-        Self(unsafe { std::mem::transmute::<__m256, [f32; LANES]>(numbers) })
-    }
-}
-
 /// Where a tile goes.
-pub(super) struct Target<'a> {
+pub(super) struct Target<'a, W: Register> {
     /// The result from the tile's first number on.
     pub(super) to: &'a mut [MaybeUninit<f32>],
     pub(super) pitch: usize,
     /// Columns of the tile that belong to the result.
     pub(super) columns: usize,
     /// The rests of the tile between the blocks of a deep product.
-    pub(super) rests: &'a mut [Vector],
+    pub(super) rests: &'a mut [W::Packed],
     /// Whether there are sums and rests of blocks before.
     pub(super) follows: bool,
     /// Whether blocks are to follow.
@@ -70,54 +25,53 @@ pub(super) struct Target<'a> {
 }
 
 /// Sums of groups, each with what rounding it left over.
-type Totals<const M: usize, const V: usize> = [[[__m256; 2]; V]; M];
+type Totals<W, const M: usize, const V: usize> = [[[W; 2]; V]; M];
 
 /// Adds the products of one column of the rows to the sums of a chain.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn step<const M: usize, const V: usize, R: AsRef<[f32]> + ?Sized>(
-    chain: &mut [[__m256; V]; M],
+#[inline(always)]
+fn step<W: Register, const M: usize, const V: usize, R: AsRef<[f32]> + ?Sized>(
+    chain: &mut [[W; V]; M],
     rows: &[&R; M],
     at: usize,
-    b: &[Vector; V],
+    b: &[W::Packed; V],
 ) {
-    let mut vectors = [_mm256_setzero_ps(); V];
-    for vector in 0..V {
-        vectors[vector] = b[vector].load();
+    let mut registers = [W::zero(); V];
+    for index in 0..V {
+        registers[index] = W::load(&b[index]);
     }
     for row in 0..M {
-        let x = _mm256_set1_ps(rows[row].as_ref()[at]);
-        for vector in 0..V {
-            chain[row][vector] = _mm256_fmadd_ps(x, vectors[vector], chain[row][vector]);
+        let x = W::all(rows[row].as_ref()[at]);
+        for index in 0..V {
+            chain[row][index] = x.times_plus(registers[index], chain[row][index]);
         }
     }
 }
 
 /// Adds a group to the sums, and the rounding errors of these additions to the rests (Dekker 1971, exact where a group is
 /// not above the sum before it).
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn add<const M: usize, const V: usize>(totals: &mut Totals<M, V>, group: &[[__m256; V]; M]) {
+#[inline(always)]
+fn add<W: Register, const M: usize, const V: usize>(totals: &mut Totals<W, M, V>, group: &[[W; V]; M]) {
     for row in 0..M {
-        for vector in 0..V {
-            let ([sum, rest], group) = (totals[row][vector], group[row][vector]);
-            let next = _mm256_add_ps(sum, group);
-            let error = _mm256_sub_ps(group, _mm256_sub_ps(next, sum));
-            totals[row][vector] = [next, _mm256_add_ps(rest, error)];
+        for index in 0..V {
+            let ([sum, rest], group) = (totals[row][index], group[row][index]);
+            let next = sum.add(group);
+            let error = group.sub(next.sub(sum));
+            totals[row][index] = [next, rest.add(error)];
         }
     }
 }
 
 /// The sum of a group's products, which are taken from the rows.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn group_of<const M: usize, const V: usize>(rows: &mut [&[f32]; M], panel: &[[Vector; V]]) -> [[__m256; V]; M] {
-    let zero = _mm256_setzero_ps();
-    let mut group = [[zero; V]; M];
+#[inline(always)]
+fn group_of<W: Register, const M: usize, const V: usize>(
+    rows: &mut [&[f32]; M],
+    panel: &[[W::Packed; V]],
+) -> [[W; V]; M] {
+    let mut group = [[W::zero(); V]; M];
     let (chains, last) = panel.as_chunks::<CHAIN>();
     let mut ahead = *rows;
     for b in chains {
-        let mut chain = [[zero; V]; M];
+        let mut chain = [[W::zero(); V]; M];
         let mut now = [&[0.0; CHAIN]; M];
         for row in 0..M {
             if let Some((first, others)) = ahead[row].split_first_chunk() {
@@ -130,8 +84,8 @@ fn group_of<const M: usize, const V: usize>(rows: &mut [&[f32]; M], panel: &[[Ve
         }
         steps!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         for row in 0..M {
-            for vector in 0..V {
-                group[row][vector] = _mm256_add_ps(group[row][vector], chain[row][vector]);
+            for index in 0..V {
+                group[row][index] = group[row][index].add(chain[row][index]);
             }
         }
     }
@@ -145,70 +99,69 @@ fn group_of<const M: usize, const V: usize>(rows: &mut [&[f32]; M], panel: &[[Ve
     group
 }
 
-/// The product of `M` rows and a panel of `V` vectors of columns. The rows are as long as the panel.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn tile<const M: usize, const V: usize>(rows: [&[f32]; M], panel: &[[Vector; V]], target: Target) {
-    let mut rows = rows;
-    let mut totals = target.totals::<M, V>();
-    for (index, panel) in panel.chunks(CHAIN * GROUP).enumerate() {
-        let group = group_of(&mut rows, panel);
-        if index == 0 && !target.follows {
-            for row in 0..M {
-                for vector in 0..V {
-                    totals[row][vector][0] = group[row][vector];
-                }
-            }
-        } else {
-            add(&mut totals, &group);
-        }
-    }
-    target.take(totals);
+/// The product of `M` rows and a panel of `V` registers of columns. The rows are as long as the panel.
+pub(super) struct Tile<'a, W: Register, const M: usize, const V: usize> {
+    pub(super) rows: [&'a [f32]; M],
+    pub(super) panel: &'a [[W::Packed; V]],
+    pub(super) target: Target<'a, W>,
 }
 
-impl Target<'_> {
+impl<W: Register, const M: usize, const V: usize> Job for Tile<'_, W, M, V> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { mut rows, panel, target } = self;
+        let mut totals = target.totals::<M, V>();
+        for (index, panel) in panel.chunks(CHAIN * GROUP).enumerate() {
+            let group = group_of(&mut rows, panel);
+            if index == 0 && !target.follows {
+                for row in 0..M {
+                    for index in 0..V {
+                        totals[row][index][0] = group[row][index];
+                    }
+                }
+            } else {
+                add(&mut totals, &group);
+            }
+        }
+        target.take(totals);
+    }
+}
+
+impl<W: Register> Target<'_, W> {
     /// The sums and rests of the blocks before, or zeros.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn totals<const M: usize, const V: usize>(&self) -> Totals<M, V> {
-        let mut totals = [[[_mm256_setzero_ps(); 2]; V]; M];
+    #[inline(always)]
+    fn totals<const M: usize, const V: usize>(&self) -> Totals<W, M, V> {
+        let mut totals = [[[W::zero(); 2]; V]; M];
         if !self.follows {
             return totals;
         }
-        let (rests, _) = self.rests.as_chunks::<V>();
-        for ((row, totals), rests) in totals.iter_mut().enumerate().zip(rests) {
-            let before = self.to[row * self.pitch..][..self.columns].chunks(LANES);
-            for ((totals, rest), before) in totals.iter_mut().zip(rests).zip(before) {
-                let mut sums = Vector::ZERO;
-                for (sum, before) in sums.0.iter_mut().zip(before) {
-                    // SAFETY: the block before wrote it.
-                    *sum = unsafe { before.assume_init() };
-                }
-                *totals = [sums.load(), rest.load()];
+        for (row, totals) in totals.iter_mut().enumerate() {
+            let before = &self.to[row * self.pitch..][..self.columns];
+            // SAFETY: the block before wrote them.
+            let before = unsafe { before.assume_init_ref() };
+            for ((index, totals), before) in totals.iter_mut().enumerate().zip(before.chunks(W::LANES)) {
+                *totals = [W::load(&W::of_few(before)), W::load(&self.rests[row * V + index])];
             }
         }
         totals
     }
 
     /// Writes the sums, with their rests rounded into them unless blocks are to follow.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn take<const M: usize, const V: usize>(self, totals: Totals<M, V>) {
-        for (row, totals) in totals.iter().enumerate() {
+    #[inline(always)]
+    fn take<const M: usize, const V: usize>(self, totals: Totals<W, M, V>) {
+        for (row, totals) in totals.into_iter().enumerate() {
             let to = &mut self.to[row * self.pitch..][..self.columns];
-            for (vector, [sum, rest]) in totals.iter().enumerate() {
+            for (index, [sum, rest]) in totals.into_iter().enumerate() {
                 let numbers = if self.goes_on {
-                    self.rests[row * V + vector] = Vector::of(*rest);
-                    Vector::of(*sum)
+                    self.rests[row * V + index] = rest.store();
+                    sum.store()
                 } else {
-                    Vector::of(_mm256_add_ps(*sum, *rest))
+                    sum.add(rest).store()
                 };
-                let to = &mut to[(vector * LANES).min(self.columns)..];
-                match to.first_chunk_mut::<LANES>() {
-                    Some(to) => *to = numbers.0.map(MaybeUninit::new),
-                    None => {
-                        to.write_copy_of_slice(&numbers.0[..to.len()]);
-                    }
-                }
+                let first = (index * W::LANES).min(to.len());
+                let to = &mut to[first..];
+                let few = to.len().min(W::LANES);
+                to[..few].write_copy_of_slice(&W::numbers(&numbers)[..few]);
             }
         }
     }
