@@ -188,6 +188,30 @@ fn a_run_fetches_what_it_needs_and_the_lock_holds_it() {
 }
 
 #[test]
+fn a_commit_whose_weights_alone_are_pinned_is_fetched_whole() {
+    let world = World::new(&plain_suite());
+    let (commit, digest) = (&world.commit, sha256(&world.bytes));
+    let suite = with_backbone(&format!("weights = {{ repo = \"{REPO}\", revision = \"{commit}\" }}"));
+    std::fs::write(world.place.path("tiny.toml"), suite).unwrap();
+    let lock = |digest: &str| {
+        format!(
+            "version = 1\n\n[[file]]\nkind = \"model\"\nrepo = \"{REPO}\"\nfile = \"model.safetensors\"\n\
+             revision = \"{commit}\"\ncommit = \"{commit}\"\nsha256 = \"{digest}\"\nsize = {}\n",
+            world.bytes.len()
+        )
+    };
+    // The branch has moved on since.
+    world.server.add(ServedRepo::model(REPO).small("config.json", b"{}").large("model.safetensors", b"other"));
+    std::fs::write(world.place.path("bench.lock"), lock(&"0".repeat(64))).unwrap();
+    world.said(&["fetch", "--suite", "tiny.toml"], 3).stderr_has(&["model.safetensors", "the pinned 000000"]);
+    std::fs::write(world.place.path("bench.lock"), lock(&digest)).unwrap();
+    world.said(&["fetch", "--suite", "tiny.toml"], 0);
+    let pinned = world.lock();
+    has(&pinned, &["config.json", &digest]);
+    assert_eq!(pinned.matches(&format!("\ncommit = \"{commit}\"")).count(), 2, "{pinned}");
+}
+
+#[test]
 fn what_does_not_fit_is_said_before_anything_runs() {
     let world = World::new(&with_backbone(&format!(
         "timm = {{ name = \"regnetx_004\" }}\nweights = {{ repo = \"{REPO}\", revision = \"main\" }}"

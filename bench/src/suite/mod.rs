@@ -264,6 +264,32 @@ mod tests {
     }
 
     #[test]
+    fn shipped_suites_ask_for_commits_whose_weights_the_shipped_lock_pins() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../suites");
+        let pins = hub::Pins::read(&folder.join(LOCK_NAME)).unwrap();
+        let mut asked = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "toml") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let suite = Suite::parse("s", path.to_str().unwrap(), &text, &folder).unwrap();
+            for config in suite.backbones.values().filter_map(|backbone| backbone.weights.as_ref()) {
+                let [_, weights] = config.files().unwrap();
+                if config.revision == "main" {
+                    assert_eq!(config.repo, "timm/vit_small_patch16_224.augreg_in1k", "{path:?}");
+                    continue;
+                }
+                let pin = pins.get(&weights).unwrap_or_else(|| panic!("{weights} is not pinned"));
+                assert_eq!(pin.commit, config.revision);
+                asked += 1;
+            }
+        }
+        assert_eq!(asked, pins.len());
+    }
+
+    #[test]
     fn weights_may_tell_architecture_and_preprocessing() {
         let text = smoke();
         let begin = text.find("resnet = {").unwrap();

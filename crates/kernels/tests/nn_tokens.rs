@@ -3,7 +3,9 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use kernels::Error;
-use kernels::nn::{attention, gated, gelu, global_mean, layer_norm, layer_norm_map, linear, scaled_residual, silu};
+use kernels::nn::{
+    attention, gated, gelu, global_mean, inner_products, layer_norm, layer_norm_map, linear, scaled_residual, silu,
+};
 use random::{Axis, Seeds};
 use testkit::gradient::directional_error;
 use testkit::tolerance::{FINITE_DIFFERENCE, IDENTITY_F64, ORACLE_F32, assert_close};
@@ -126,6 +128,33 @@ fn linear_is_its_definition() {
 }
 
 #[test]
+fn inner_products_are_their_definition() {
+    // Few results and many, one pair of matrices and more, rows alone, and deeper than what is summed at once.
+    for [count, n, m, depth] in
+        [[1, 1, 1, 1], [1, 5, 3, 40], [3, 1, 9, 33], [2, 20, 1, 7], [4, 17, 19, 530], [1, 130, 70, 1100]]
+    {
+        let run = |t: &[Tensor]| inner_products(&t[0], &t[1]);
+        let plain = |v: &[Vec<f64>]| -> Vec<f64> {
+            let of = |(a, b): (&[f64], &[f64])| -> Vec<f64> {
+                let row = |a: &[f64]| -> Vec<f64> {
+                    b.chunks(depth).map(|b| a.iter().zip(b).map(|(a, b)| a * b).sum()).collect()
+                };
+                a.chunks(depth).flat_map(row).collect()
+            };
+            v[0].chunks(n * depth).zip(v[1].chunks(m * depth)).flat_map(of).collect()
+        };
+        let shapes = vec![vec![count, n, depth], vec![count, m, depth]];
+        Problem { name: "inner_products", shapes, run: &run, plain: &plain }.check();
+    }
+    // The Gram matrix: both arguments are one tensor, whose gradient is the sum of both.
+    let x = Var::from_tensor(&Tensor::from_vec(draw(12, 3), (1, 3, 4), &Device::Cpu).unwrap()).unwrap();
+    let gradient = inner_products(&x, &x).unwrap().sum_all().unwrap().backward().unwrap();
+    let column = |d: usize| 2.0 * values(&x).iter().skip(d).step_by(4).sum::<f64>();
+    let want: Vec<f64> = (0..12).map(|i| column(i % 4)).collect();
+    assert_close("Gram", &values(gradient.get(&x).unwrap()), &want, 12, IDENTITY_F64);
+}
+
+#[test]
 fn attention_is_its_definition() {
     for [batch, tokens, heads, width] in [[1, 1, 1, 2], [2, 5, 3, 4], [3, 19, 2, 8]] {
         let dim = heads * width;
@@ -228,6 +257,9 @@ fn what_does_not_fit_is_refused() {
     shape(linear(&zeros(&[2, 3]), &zeros(&[4, 3]), &zeros(&[3])), "bias");
     shape(linear(&zeros(&[2, 3]), &zeros(&[4, 3, 1, 1]), &zeros(&[4])), "weight");
     dtype(linear(&zeros(&[2, 3]), &zeros(&[4, 3]), &doubles(&[4])));
+    shape(inner_products(&zeros(&[2, 3]), &zeros(&[1, 4, 3])), "a");
+    shape(inner_products(&zeros(&[1, 2, 3]), &zeros(&[2, 4, 3])), "b");
+    dtype(inner_products(&zeros(&[1, 2, 3]), &doubles(&[1, 4, 3])));
     shape(attention(&zeros(&[2, 3, 8]), 2), "qkv");
     assert!(matches!(attention(&zeros(&[2, 3, 6]), 0), Err(Error::Attribute { name: "heads", .. })));
     shape(gated(&zeros(&[2, 3, 1, 1]), &zeros(&[3, 2])), "gate");

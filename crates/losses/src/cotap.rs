@@ -5,6 +5,7 @@
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
+use kernels::nn::inner_products;
 use random::Stream;
 use serde::{Deserialize, Serialize};
 
@@ -178,7 +179,7 @@ pub fn cotap_term(
     same_dims("cotap", "teacher_tokens", teacher, student.dims())?;
     let (first, second): (Vec<usize>, Vec<usize>) = pairs.iter().copied().unzip();
     let similarity = |t: &Tensor| -> Result<Tensor> {
-        let cosine = select(t, &first)?.matmul(&select(t, &second)?.transpose(1, 2)?)?;
+        let cosine = inner_products(&select(t, &first)?, &select(t, &second)?)?;
         Ok(cosine.affine(0.5, 0.5)?.reshape((pairs.len(), n * n))?)
     };
     let (p, q) = (similarity(student)?, similarity(&teacher.detach())?);

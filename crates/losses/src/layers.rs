@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
+use kernels::nn::inner_products;
 
 use crate::Result;
 use crate::ops::positive_part;
@@ -36,7 +37,7 @@ impl Linear {
         if let Some(last) = shape.last_mut() {
             *last = outputs;
         }
-        let y = x.reshape((rows, inputs))?.matmul(&self.weight.t()?)?;
+        let y = inner_products(&x.reshape((1, rows, inputs))?, &self.weight.unsqueeze(0)?)?.squeeze(0)?;
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,

@@ -35,6 +35,12 @@ pub fn normalise(x: &Tensor) -> Result<Tensor> {
     Ok(x.broadcast_mul(&inverse)?)
 }
 
+/// Inner products of all pairs of rows of `[n,d]`, the Gram matrix: `[n,n]`.
+pub fn gram(x: &Tensor) -> Result<Tensor> {
+    let x = x.unsqueeze(0)?;
+    Ok(kernels::nn::inner_products(&x, &x)?.squeeze(0)?)
+}
+
 /// Euclidean distance of the rows of `a` and `b` `[n,d]`: `[n]`, with gradient 0 where it is 0.
 pub fn row_distance(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     safe_sqrt(&(a - b)?.sqr()?.sum(D::Minus1)?)

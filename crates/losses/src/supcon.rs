@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::layers::Mlp;
-use crate::ops::{constant, label_count, matrix_dims, normalise, pool, zero_of};
+use crate::ops::{constant, gram, label_count, matrix_dims, normalise, pool, zero_of};
 use crate::settings::Check;
 
 /// Settings of `supcon`.
@@ -79,7 +79,7 @@ pub fn supcon(z: &Tensor, labels: &[u32], temperature: f64) -> Result<Tensor> {
         return zero_of(z);
     }
     let unit = normalise(&z.to_dtype(DType::F64)?)?;
-    let similarity = (unit.matmul(&unit.t()?)? / temperature)?;
+    let similarity = (gram(&unit)? / temperature)?;
     let mask = (0..n * n).map(|at| if at / n == at % n { f64::NEG_INFINITY } else { 0.0 }).collect();
     let others = (&similarity + constant(mask, &[n, n], &unit)?)?;
     let top = others.max_keepdim(D::Minus1)?.detach();

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::ops::{
-    constant, label_count, matrix_dims, mean, normalise, pool, positive_part, row_distance, same_dims, select, zero_of,
+    constant, gram, label_count, matrix_dims, mean, normalise, pool, positive_part, row_distance, same_dims, select,
+    zero_of,
 };
 use crate::readout::Unread;
 use crate::settings::Check;
@@ -200,7 +201,7 @@ pub fn label_cosine(features: &Tensor, labels: &[u32], margin: f64) -> Result<Te
     let (n, _) = matrix_dims("label_cosine", "features", features)?;
     label_count("label_cosine", labels, n)?;
     let unit = normalise(features)?;
-    let cosine = unit.matmul(&unit.t()?)?;
+    let cosine = gram(&unit)?;
     let same = (0..n * n).map(|at| f64::from(u8::from(labels[at / n] == labels[at % n]))).collect();
     let same = constant(same, &[n, n], features)?;
     let pull = (cosine.affine(-1.0, 1.0)? * &same)?;

@@ -3,7 +3,8 @@
 //! with the feature `cuda`, on a card; there bfloat16 too, with parameters, statistics and sums in float32.
 //!
 //! Every op gives the same bits whatever the number of rayon threads: work is cut into pieces that depend on
-//! shapes alone, each piece is computed sequentially, and partial sums are added in a fixed order.
+//! shapes alone, each piece is computed sequentially, and partial sums are added in a fixed order. So does every processor
+//! with AVX2 and FMA, whatever its caches and whether it has AVX-512 too.
 
 mod activation;
 mod attention;
@@ -19,6 +20,7 @@ mod dense;
 mod depthwise;
 mod flow;
 mod gradient;
+mod inner_products;
 mod layer_norm;
 mod layer_pieces;
 mod linear;
@@ -45,6 +47,7 @@ pub use channels::{gated, global_mean, scaled_residual};
 pub use conv::{Conv2dConfig, conv2d};
 pub use conv_library::ConvLibrary;
 pub use flow::Flow;
+pub use inner_products::inner_products;
 pub use layer_norm::{layer_norm, layer_norm_map};
 pub use linear::linear;
 pub use norm::{BatchNormOut, batch_norm_eval, batch_norm_relu_eval, batch_norm_relu_train, batch_norm_train};

@@ -1,7 +1,11 @@
 //! Matrix products of slices.
+//!
+//! The order in which products are added depends on the sizes alone, not on the processor's caches nor on the width of its
+//! registers: where multiplications and additions are fused everywhere, as AVX2 and AVX-512 are used, all give the same bits.
 
 #[cfg(target_arch = "x86_64")]
 mod blocks;
+mod few;
 #[cfg(target_arch = "x86_64")]
 mod on_threads;
 #[cfg(target_arch = "x86_64")]
@@ -28,6 +32,8 @@ const WORK: usize = 32 * 1024 * 1024;
 /// at most.
 const PIECES: usize = 4;
 const ROWS: [usize; 2] = [128, 400];
+/// Depth of a product of `gemm`, at most: deeper ones it would cut by the processor's caches. They are cut into equal parts.
+const DEPTH: usize = 512;
 
 /// Rows and columns of a product, and its depth.
 pub(crate) type Size = (usize, usize, usize);
@@ -255,32 +261,38 @@ fn run<T: Real>(
     (rhs, rs): (&[T], Strides),
 ) {
     check((m, n, k), (dst, pitch), (lhs, ls), (rhs, rs));
-    let one = T::down(1.0);
-    // SAFETY: `check` keeps every element that the product touches inside the three slices, and `dst` is
-    // borrowed mutably, so it overlaps neither factor; it is read only to accumulate, where `product` has a slice of written
-    // numbers; T is f32 or f64, both of which `gemm` handles.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.as_mut_ptr().cast::<T>(),
-            1,
-            pitch as isize,
-            accumulate,
-            lhs.as_ptr(),
-            ls.col as isize,
-            ls.row as isize,
-            rhs.as_ptr(),
-            rs.col as isize,
-            rs.row as isize,
-            one,
-            one,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+    if few::applies((m, n, k), ls, rs) {
+        let (size, to) = ((m, n, k), (dst, pitch));
+        return few::Few { size, to, accumulate, lhs: (lhs, ls), rhs: (rhs, rs) }.multiply();
+    }
+    let (one, depth) = (T::down(1.0), k.div_ceil(k.div_ceil(DEPTH)));
+    for at in (0..k).step_by(depth) {
+        // SAFETY: `check` keeps every element that the product touches inside the three slices, and `dst` is
+        // borrowed mutably, so it overlaps neither factor; it is read only to accumulate, where `product` has a slice of
+        // written numbers, or the first part has written it; T is f32 or f64, both of which `gemm` handles.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                depth.min(k - at),
+                dst.as_mut_ptr().cast::<T>(),
+                1,
+                pitch as isize,
+                accumulate || at > 0,
+                lhs[at * ls.col..].as_ptr(),
+                ls.col as isize,
+                ls.row as isize,
+                rhs[at * rs.row..].as_ptr(),
+                rs.col as isize,
+                rs.row as isize,
+                one,
+                one,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
     }
 }
 
@@ -371,6 +383,60 @@ mod tests {
                 };
                 assert_eq!(plain(Registers::Eight), plain(widest), "plain {m}×{n}×{k}");
             }
+        }
+    }
+
+    /// Numbers in [−½, ½) from integers alone.
+    fn drawn<T: Real>(len: usize, seed: u64) -> Vec<T> {
+        let mut state = seed;
+        let draw = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            T::down((state >> 40) as f64 / f64::from(1 << 24) - 0.5)
+        };
+        (0..len).map(draw).collect()
+    }
+
+    /// FNV-1a over the bits of products of all kinds: few results, one row or column, tiles and more, shallow and deep.
+    fn digest_of_products<T: Real>() -> u64 {
+        let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+        let mut take = |numbers: &[T]| {
+            for number in numbers {
+                digest = (digest ^ number.up().to_bits()).wrapping_mul(0x0100_0000_01b3);
+            }
+        };
+        let sizes = [
+            (1, 1, 1),
+            (1, 70, 90),
+            (40, 1, 600),
+            (5, 7, 33),
+            (16, 16, 1500),
+            (9, 100, 2),
+            (33, 65, 513),
+            (130, 96, 1300),
+            (70, 300, 2100),
+        ];
+        for (m, n, k) in sizes {
+            let (lhs, rhs): (Vec<T>, Vec<T>) = (drawn(m * k, 1), drawn(k * n, 2));
+            for (ls, rs) in [(rows(k), rows(n)), (rows(k), transposed(k)), (transposed(m), rows(n))] {
+                let mut y: Vec<T> = drawn(m * n, 3);
+                product((m, n, k), (&mut y, n), true, (&lhs, ls), (&rhs, rs));
+                take(&y);
+                take(&product_on_threads((m, n, k), (&lhs, ls), (&rhs, rs), None));
+            }
+            let mut y: Vec<T> = drawn(m * n, 3);
+            product_rows((m, n, k), (unwritten(&mut y), n), true, (&lhs, k), (&rhs, n));
+            take(&y);
+        }
+        digest
+    }
+
+    /// The digests are of one processor; that they come out on any other is the claim.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn every_processor_with_fused_products_gives_the_same_bits() {
+        if registers().is_some() {
+            let digests = (digest_of_products::<f32>(), digest_of_products::<f64>());
+            assert_eq!(digests, (4_803_449_367_669_553_919, 7_644_271_132_546_079_347));
         }
     }
 }
