@@ -95,9 +95,9 @@ impl Part {
     /// As [`multiply`].
     unsafe fn pack<W: Register>(&self, rhs: Matrix, packed: &mut Vec<Line>) {
         let packed = unwritten_vectors(vectors(packed, self.vectors::<W>()));
-        let (rows_, columns) = ((self.at, self.depth), (self.first, self.columns));
+        let rhs = (rhs.0, rows(rhs.1));
         // SAFETY: as the caller promises.
-        unsafe { pack(rows_, columns, (rhs.0, rows(rhs.1)), PANEL * W::VECTORS, packed) };
+        unsafe { pack((self.at, self.depth), (self.first, self.columns), rhs, PANEL * W::VECTORS, packed) };
     }
 
     /// # Safety

@@ -208,8 +208,8 @@ macro_rules! register {
                 unsafe {
                     asm!(
                         "2:",
-                        concat!("vmovaps ", $r, "mm12, [{panel}]"),
-                        concat!("vmovaps ", $r, "mm13, [{panel} + {size}]"),
+                        concat!("vmovups ", $r, "mm12, [{panel}]"),
+                        concat!("vmovups ", $r, "mm13, [{panel} + {size}]"),
                         concat!("vbroadcastss ", $r, "mm14, [{a} + {index}]"),
                         concat!("vbroadcastss ", $r, "mm15, [{b} + {index}]"),
                         concat!("vfmadd231ps ", $r, "mm0, ", $r, "mm14, ", $r, "mm12"),
