@@ -7,6 +7,8 @@
 mod blocks;
 mod few;
 #[cfg(target_arch = "x86_64")]
+mod inner;
+#[cfg(target_arch = "x86_64")]
 mod on_threads;
 #[cfg(target_arch = "x86_64")]
 mod panels;
@@ -34,6 +36,9 @@ const PIECES: usize = 4;
 const ROWS: [usize; 2] = [128, 400];
 /// Depth of a product of `gemm`, at most: deeper ones it would cut by the processor's caches. They are cut into equal parts.
 const DEPTH: usize = 512;
+/// Results of a product, at most, for which `gemm` would add products in an order that depends on the width of registers, if
+/// both factors lay along the depth.
+const FEW: usize = 256;
 
 /// Rows and columns of a product, and its depth.
 pub(crate) type Size = (usize, usize, usize);
@@ -141,6 +146,18 @@ pub(crate) trait Products: Sized {
     /// The accurate [`product_rows`], all sizes checked.
     fn multiply_close(size: Size, dst: (&mut [MaybeUninit<Self>], usize), lhs: (&[Self], usize), rhs: (&[Self], usize));
 
+    /// A product of few results whose factors lie along the depth, rows of so many numbers each, all sizes checked; false
+    /// where the type has no way of its own.
+    fn multiply_inner(
+        _size: Size,
+        _dst: (&mut [MaybeUninit<Self>], usize),
+        _accumulate: bool,
+        _lhs: (&[Self], usize),
+        _rhs: (&[Self], usize),
+    ) -> bool {
+        false
+    }
+
     /// [`product_on_threads`], all sizes checked, where the type has a way of its own that pays.
     fn multiply_on_threads(
         _size: Size,
@@ -191,6 +208,28 @@ fn multiply_close_by(
     }
 }
 
+/// Inner products; the processor has these registers.
+#[cfg(target_arch = "x86_64")]
+fn multiply_inner_by(
+    registers: Registers,
+    size: Size,
+    dst: (&mut [MaybeUninit<f32>], usize),
+    accumulate: bool,
+    (lhs, rhs): (inner::Along, inner::Along),
+) {
+    use std::marker::PhantomData;
+
+    use inner::Inner;
+    use vector::Register;
+    // SAFETY: as above.
+    unsafe {
+        match registers {
+            Registers::Eight => __m256::run(Inner::<__m256, 2> { size, dst, accumulate, lhs, rhs, of: PhantomData }),
+            Registers::Sixteen => __m512::run(Inner::<__m512, 1> { size, dst, accumulate, lhs, rhs, of: PhantomData }),
+        }
+    }
+}
+
 /// The plain product on all threads; the processor has these registers.
 #[cfg(target_arch = "x86_64")]
 fn multiply_on_threads_by(
@@ -216,6 +255,19 @@ impl Products for f32 {
             return multiply_close_by(registers, size, dst, lhs, rhs);
         }
         run(size, dst, false, (lhs.0, rows(lhs.1)), (rhs.0, rows(rhs.1)));
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_inner(
+        size: Size,
+        dst: (&mut [MaybeUninit<f32>], usize),
+        accumulate: bool,
+        lhs: (&[f32], usize),
+        rhs: (&[f32], usize),
+    ) -> bool {
+        let Some(registers) = registers() else { return false };
+        multiply_inner_by(registers, size, dst, accumulate, (lhs, rhs));
+        true
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -253,6 +305,16 @@ fn check<T, D>((m, n, k): Size, (dst, pitch): (&[D], usize), lhs: (&[T], Strides
     assert!(last(m, n, rows(pitch)) < dst.len() && (pitch >= n || m == 1), "dst is too short");
 }
 
+/// The transpose of some rows of a row-major matrix of this pitch.
+fn turned<T: Real>(numbers: &[T], pitch: usize, (rows, columns): (usize, usize)) -> Vec<T> {
+    let mut turned = vec![T::ZERO; rows * columns];
+    for row in 0..rows {
+        let from = &numbers[row * pitch..][..columns];
+        turned[row..].iter_mut().step_by(rows).zip(from).for_each(|(to, from)| *to = *from);
+    }
+    turned
+}
+
 fn run<T: Real>(
     (m, n, k): Size,
     (dst, pitch): (&mut [MaybeUninit<T>], usize),
@@ -261,9 +323,21 @@ fn run<T: Real>(
     (rhs, rs): (&[T], Strides),
 ) {
     check((m, n, k), (dst, pitch), (lhs, ls), (rhs, rs));
-    if few::applies((m, n, k), ls, rs) {
+    if m == 1 || n == 1 {
         let (size, to) = ((m, n, k), (dst, pitch));
         return few::Few { size, to, accumulate, lhs: (lhs, ls), rhs: (rhs, rs) }.multiply();
+    }
+    if ls.col == 1 && rs.row == 1 && m * n <= FEW {
+        if T::multiply_inner((m, n, k), (&mut *dst, pitch), accumulate, (lhs, ls.row), (rhs, rs.col)) {
+            return;
+        }
+        // The smaller factor the other way round.
+        if m <= n {
+            let lhs = turned(lhs, ls.row, (m, k));
+            return run((m, n, k), (dst, pitch), accumulate, (&lhs, transposed(m)), (rhs, rs));
+        }
+        let rhs = turned(rhs, rs.col, (n, k));
+        return run((m, n, k), (dst, pitch), accumulate, (lhs, ls), (&rhs, rows(n)));
     }
     let (one, depth) = (T::down(1.0), k.div_ceil(k.div_ceil(DEPTH)));
     for at in (0..k).step_by(depth) {
@@ -386,12 +460,12 @@ mod tests {
         }
     }
 
-    /// Numbers in [−½, ½) from integers alone.
+    /// Numbers of all their digits, so that no sum is exact, from integers alone.
     fn drawn<T: Real>(len: usize, seed: u64) -> Vec<T> {
         let mut state = seed;
         let draw = |_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            T::down((state >> 40) as f64 / f64::from(1 << 24) - 0.5)
+            T::down(((state >> 40) as f64 / f64::from(1 << 24) - 0.5) * 1.1)
         };
         (0..len).map(draw).collect()
     }
@@ -436,7 +510,7 @@ mod tests {
     fn every_processor_with_fused_products_gives_the_same_bits() {
         if registers().is_some() {
             let digests = (digest_of_products::<f32>(), digest_of_products::<f64>());
-            assert_eq!(digests, (4_803_449_367_669_553_919, 7_644_271_132_546_079_347));
+            assert_eq!(digests, (12_810_884_330_339_744_511, 18_035_373_224_898_221_539));
         }
     }
 }
