@@ -83,7 +83,7 @@ fn convolutions() {
         let all = [(draw(x, &mut stream), x), (draw(w, &mut stream), w), (draw(&w[..1], &mut stream), &w[..1])];
         for (arguments, (dtype, bars)) in [&all[..], &all[..2]].into_iter().flat_map(|a| TYPES.map(|t| (a, t))) {
             let by = |device: &Device, library| {
-                let config = Conv2dConfig { stride, padding, dilation, groups, library };
+                let config = Conv2dConfig { stride, padding, dilation, groups, library, ..Conv2dConfig::default() };
                 run(&|a| conv2d(&a[0], &a[1], a.get(2), config), arguments, dtype, device)
             };
             let what = format!("{x:?} by {w:?} {dtype:?}");

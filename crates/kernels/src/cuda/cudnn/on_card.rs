@@ -106,7 +106,7 @@ where
     ];
     for ([batch, c_in, height, width], [c_out, _, kh, kw], [stride, padding, dilation, groups]) in problems {
         let by = |library| {
-            let config = Conv2dConfig { stride, padding, dilation, groups, library };
+            let config = Conv2dConfig { stride, padding, dilation, groups, library, ..Conv2dConfig::default() };
             let [oh, ow] = [(height, kh), (width, kw)].map(|(n, k)| config.output_size(n, k).unwrap());
             passes::<T>(&card, &Conv { batch, c_in, height, width, c_out, kh, kw, oh, ow, config })
         };
