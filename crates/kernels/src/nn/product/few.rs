@@ -1,4 +1,4 @@
-//! Products of one row or column, each number a sum of its own: [`gemm`] would add their products in an order that depends on
+//! Products of few results, each number a sum of its own: [`gemm`] would add their products in an order that depends on
 //! the width of the processor's registers.
 
 use std::mem::MaybeUninit;
@@ -10,7 +10,7 @@ use crate::nn::wide::{Loop, wide};
 /// Partial sums of an inner product.
 const SUMS: usize = 32;
 
-/// A product of one row or one column.
+/// A product of one row or one column, or one of factors that lie along the depth.
 pub(super) struct Few<'a, T> {
     pub(super) size: Size,
     /// Its rows and their pitch, written before if it is added to them.
@@ -24,17 +24,25 @@ impl<T: Real> Few<'_, T> {
     /// Computes it.
     pub(super) fn multiply(self) {
         let ((m, n, k), (lhs, ls), (rhs, rs), (to, pitch)) = (self.size, self.lhs, self.rhs, self.to);
-        let (vector, matrix, columns, step) = if m == 1 {
+        let put = |to: &mut MaybeUninit<T>, sum: T| {
+            // SAFETY: what is added to was written before.
+            let before = self.accumulate.then(|| unsafe { to.assume_init() });
+            to.write(before.map_or(sum, |before| before + sum));
+        };
+        if m > 1 && n > 1 {
+            for i in 0..m {
+                let sums = wide(Rows { vector: &lhs[i * ls.row..][..k], matrix: (rhs, rs), columns: n });
+                to[i * pitch..].iter_mut().zip(sums).for_each(|(to, sum)| put(to, sum));
+            }
+            return;
+        }
+        let (vector, matrix, columns, step): (Vec<T>, _, _, _) = if m == 1 {
             ((0..k).map(|l| lhs[l * ls.col]).collect(), (rhs, rs), n, 1)
         } else {
             ((0..k).map(|l| rhs[l * rs.row]).collect(), (lhs, Strides { row: ls.col, col: ls.row }), m, pitch)
         };
-        let vector: Vec<T> = vector;
-        for (sum, to) in wide(Rows { vector: &vector, matrix, columns }).into_iter().zip(to.iter_mut().step_by(step)) {
-            // SAFETY: what is added to was written before.
-            let before = self.accumulate.then(|| unsafe { to.assume_init() });
-            to.write(before.map_or(sum, |before| before + sum));
-        }
+        let sums = wide(Rows { vector: &vector, matrix, columns });
+        to.iter_mut().step_by(step).zip(sums).for_each(|(to, sum)| put(to, sum));
     }
 }
 
